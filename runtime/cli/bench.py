@@ -1,0 +1,181 @@
+"""``speech bench tts | asr | turn | idle``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from runtime.bench import asr as asr_bench
+from runtime.bench import idle as idle_bench
+from runtime.bench import tts as tts_bench
+from runtime.bench import turn as turn_bench
+from runtime.bench.private import private_daemon
+from runtime.bench.report import report
+from runtime.cli.output import console, notes, print_json, working
+from runtime.client import SpeechClient
+from runtime.config import BUILDER
+from runtime.daemon import running_daemon
+from runtime.engines import make_recognizer, make_synthesizer
+from runtime.errors import InvalidRequest
+from runtime.settings import Settings
+
+app = typer.Typer(help="Measure the daemon from the caller's side.", no_args_is_help=True)
+
+_Streams = typer.Option("1,2,4", "--streams", help="Streams at once, for each row.")
+_Utterances = typer.Option(16, "--utterances", help="Utterances a row.")
+_Engine = typer.Option(
+    None, "--engine", help="Start a daemon of its own with this engine; else the running one."
+)
+_Overhead = typer.Option(
+    0, "--overhead", help="Repeats against the same engine in this process; 0 leaves it out."
+)
+_Json = typer.Option(False, "--json", help="Print one JSON object.")
+
+
+@app.command()
+def tts(
+    streams: str = _Streams,
+    utterances: int = _Utterances,
+    engine: str | None = _Engine,
+    overhead: int = _Overhead,
+    as_json: bool = _Json,
+) -> None:
+    """First audio, real-time factor, throughput and underruns of synthesis."""
+    counts = _counts(streams)
+
+    async def run(client: SpeechClient) -> dict[str, Any]:
+        (loaded,) = (await client.info())["TTS"].engines
+        rows = await tts_bench.sweep(client, counts, utterances, _show(as_json))
+        if overhead:
+            local = make_synthesizer(loaded.name)
+            await local.load()
+            rows += await tts_bench.overhead(client, local, overhead)
+        return report(loaded.name, loaded.load.seconds, loaded.load.warmup_ms, rows)
+
+    with _settings({"tts": {"engine": engine}} if engine else None) as settings:
+        _print(asyncio.run(_connected(settings, run)), as_json)
+
+
+@app.command()
+def asr(
+    streams: str = _Streams,
+    utterances: int = _Utterances,
+    engine: str | None = _Engine,
+    overhead: int = _Overhead,
+    as_json: bool = _Json,
+) -> None:
+    """Time from the last sample to the final transcript, throughput and word errors."""
+    counts = _counts(streams)
+
+    async def run(client: SpeechClient) -> dict[str, Any]:
+        engines = {loaded.role: loaded for loaded in (await client.info())["ASR"].engines}
+        rows = await asr_bench.sweep(client, counts, utterances, _show(as_json))
+        if overhead:
+            live, file = (make_recognizer(engines[role].name) for role in ("live", "file"))
+            await live.load()
+            await file.load()
+            rows += await asr_bench.overhead(client, live, file, overhead)
+        return report(
+            ", ".join(f"{role}: {loaded.name}" for role, loaded in engines.items()),
+            sum(loaded.load.seconds for loaded in engines.values()),
+            sum(loaded.load.warmup_ms for loaded in engines.values()),
+            rows,
+        )
+
+    args = {"asr": {"live": {"engine": engine}, "file": {"engine": engine}}}
+    with _settings(args | {"tts": {"engine": "hibari"}} if engine else None) as settings:
+        _print(asyncio.run(_connected(settings, run)), as_json)
+
+
+@app.command()
+def turn(streams: str = _Streams, utterances: int = _Utterances, as_json: bool = _Json) -> None:
+    """From the end of the user's speech to the first audio of the answer, without an LLM."""
+    counts = _counts(streams)
+
+    async def run(client: SpeechClient) -> dict[str, Any]:
+        loaded = [engine for info in (await client.info()).values() for engine in info.engines]
+        rows = await turn_bench.sweep(client, counts, utterances, _show(as_json))
+        return report(
+            ", ".join(engine.name for engine in loaded),
+            sum(engine.load.seconds for engine in loaded),
+            sum(engine.load.warmup_ms for engine in loaded),
+            rows,
+        )
+
+    with _settings(None) as settings:
+        _print(asyncio.run(_connected(settings, run)), as_json)
+
+
+@app.command()
+def idle(
+    seconds: float = typer.Option(20.0, help="How long to watch."), as_json: bool = _Json
+) -> None:
+    """CPU and memory of the daemon's processes while nobody speaks."""
+    record = running_daemon(Settings())
+    with working(f"watching for {seconds:g} s ...", quiet=as_json):
+        rows = idle_bench.measure(record.pid, seconds)
+    _print(report(record.config, 0.0, 0.0, rows), as_json)
+
+
+async def _connected(
+    settings: Settings, run: Callable[[SpeechClient], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    client = await SpeechClient.connect(settings=settings)
+    try:
+        return await run(client)
+    finally:
+        await client.aclose()
+
+
+@contextmanager
+def _settings(args: dict[str, Any] | None) -> Iterator[Settings]:
+    """Where the daemon to be measured is: the running one, or one started for these arguments."""
+    if args is None:
+        yield Settings()
+        return
+    application = {"name": "speech", "route_prefix": None, "import_path": BUILDER, "args": args}
+    with private_daemon({"proxy_location": "Disabled", "applications": [application]}) as settings:
+        yield settings
+
+
+def _counts(streams: str) -> list[int]:
+    try:
+        counts = [int(part) for part in streams.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise InvalidRequest(f"--streams {streams!r} is not a list of counts such as 1,2,4.")
+    return counts
+
+
+def _show(quiet: bool) -> Callable[[dict[str, Any]], None]:
+    def show(row: dict[str, Any]) -> None:
+        if not quiet:
+            notes.print(f"[dim]{row.get('path', '')} {row['streams']} streams done[/]")
+
+    return show
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    console.print(f"{result['engine']} on {result['device']}")
+    rows = result["rows"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console.print(table)
+    console.print("[dim]Latencies are p50 / p99 in ms.[/]")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['p50']:g} / {value['p99']:g}" if value["n"] else ""
+    return "" if value is None else str(value)

@@ -1,0 +1,255 @@
+"""``speech up``, ``down`` and ``status``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from runtime.cli.head import Progress, running, wait_for_signal
+from runtime.cli.output import console, notes, print_json, working
+from runtime.config import application_args, find_config, read_config
+from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon
+from runtime.errors import DaemonUnavailable, SpeechError
+from runtime.memory.process import ProcessMemory, process_tree
+from runtime.settings import Settings
+
+_GIB = 1 << 30
+
+
+def up(
+    config: str = typer.Argument(
+        "embedded", help="A Serve configuration file, or a shipped one's name."
+    ),
+    detach: bool = typer.Option(False, "--detach", help="Return once the daemon is ready."),
+    address: str | None = typer.Option(
+        None, help="Deploy into this Ray cluster (host:port or auto) instead of starting one."
+    ),
+    port: int | None = typer.Option(
+        None, help="Port of the cluster's head on 127.0.0.1; by default a free one."
+    ),
+    first_words: Path | None = typer.Option(
+        None, help="Once ready, speak a sentence into this WAV file and recognise it."
+    ),
+    once: bool = typer.Option(False, "--once", help="Stop once ready (and the first words said)."),
+) -> None:
+    """Start the daemon, in the foreground unless told to detach."""
+    path = find_config(config)
+    document = read_config(path)
+    settings = Settings() if port is None else Settings(port=port)
+    if detach:
+        _up_detached(path, settings, address)
+        return
+
+    def report(progress: Progress) -> None:
+        notes.print(f"[green]ready[/]  {progress.what}  [dim]{progress.seconds:.1f} s[/]")
+
+    notes.print(f"speech-runtime: starting {path.stem} ({_engines(document, path)})")
+    with running(document, str(path), settings, address=address, on_progress=report):
+        if first_words is not None:
+            from runtime.cli.first_words import exchange
+
+            exchange(first_words)
+        if once:
+            return
+        notes.print(
+            'Running; Ctrl-C stops. In another terminal: [bold]speech say "Hello." -o hello.wav[/]'
+        )
+        wait_for_signal()
+        notes.print("stopping ...")
+    notes.print("stopped")
+
+
+def _engines(document: dict[str, Any], path: Path) -> str:
+    args = application_args(document, str(path))
+    engines = [args.tts.engine] if args.tts else []
+    engines += [e.engine for e in (args.asr.live, args.asr.file) if e] if args.asr else []
+    return ", ".join(engines)
+
+
+def _up_detached(path: Path, settings: Settings, address: str | None) -> None:
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log_path = settings.state_dir / "daemon.log"
+    command = [sys.executable, "-m", "runtime.cli.main", "up", str(path.absolute())]
+    command += ["--port", str(settings.port)] if settings.port else []
+    command += ["--address", address] if address else []
+    started = time.monotonic()
+    with open(log_path, "wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"SPEECH_STATE_DIR": str(settings.state_dir.absolute())},
+        )
+    with working("starting the daemon ..."):
+        while (
+            (record := read_record(settings)) is None
+            or record.pid != process.pid
+            or not record.ready
+        ):
+            if process.poll() is not None:
+                _print_failure(log_path)
+                raise typer.Exit(process.returncode)
+            time.sleep(0.05)
+    notes.print(
+        f"[green]ready[/]  {record.config} at {record.address}, process {record.pid}, "
+        f"{time.monotonic() - started:.1f} s. Stop it with [bold]speech down[/]."
+    )
+
+
+def _print_failure(log_path: Path) -> None:
+    lines = log_path.read_text(errors="replace").splitlines()
+    notes.print("\n".join(lines[-20:]), markup=False, soft_wrap=True)
+    notes.print(f"[dim]log: {log_path}[/]")
+
+
+def down() -> None:
+    """Stop the daemon: requests that are running may end, new ones are refused."""
+    settings = Settings()
+    record = running_daemon(settings)
+    os.kill(record.pid, signal.SIGTERM)
+    deadline = time.monotonic() + settings.drain_timeout_s + 30
+    with working("stopping the daemon ..."):
+        while is_alive(record.pid):
+            if time.monotonic() > deadline:
+                os.kill(record.pid, signal.SIGKILL)  # its children end with it
+                raise SpeechError(
+                    f"The daemon (process {record.pid}) did not stop in time and was killed."
+                )
+            time.sleep(0.05)
+    notes.print("stopped")
+
+
+def status(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
+    """Show the daemon, its deployments and what its processes hold of memory."""
+    import asyncio
+
+    record = running_daemon(Settings())
+    processes = sorted(process_tree(record.pid), key=lambda p: -(p.resident_bytes or 0))
+    deployments: list[dict[str, Any]] = []
+    if record.ready:
+        with working("asking the daemon ...", quiet=as_json):
+            deployments = asyncio.run(_deployments())
+    if as_json:
+        print_json(_as_json(record, deployments, processes))
+    else:
+        _print_status(record, deployments, processes)
+
+
+async def _deployments() -> list[dict[str, Any]]:
+    from runtime.client import SpeechClient
+
+    client = await SpeechClient.connect()
+    from ray import serve
+
+    from runtime.config import APPLICATION
+
+    try:
+        application = serve.status().applications[APPLICATION]
+        rows = []
+        for name, deployment in sorted(application.deployments.items()):
+            row: dict[str, Any] = {
+                "name": name,
+                "status": str(deployment.status.value),
+                "replicas": {str(k): v for k, v in deployment.replica_states.items()},
+                "message": deployment.message,
+                "engines": [],
+            }
+            if deployment.status == "HEALTHY":
+                info = (await client.info())[name]
+                row["engines"] = [
+                    {
+                        "role": engine.role,
+                        "name": engine.name,
+                        "load_s": round(engine.load.seconds, 2),
+                        "active": engine.active,
+                        "slots": engine.capabilities.slots,
+                    }
+                    for engine in info.engines
+                ]
+            rows.append(row)
+        return rows
+    except DaemonUnavailable as error:
+        raise DaemonUnavailable(
+            f"The daemon runs but its deployments do not answer: {error}"
+        ) from error
+    finally:
+        await client.aclose()
+
+
+def _as_json(
+    record: DaemonRecord, deployments: list[dict[str, Any]], processes: list[ProcessMemory]
+) -> dict[str, Any]:
+    return {
+        "ready": record.ready,
+        "pid": record.pid,
+        "address": record.address,
+        "config": record.config,
+        "uptime_s": round(time.time() - record.started_at, 1),
+        "python": record.python,
+        "ray": record.ray,
+        "log": record.log,
+        "deployments": deployments,
+        "processes": [
+            {"pid": p.pid, "name": p.name, "resident_gib": _gib(p.resident_bytes)}
+            for p in processes
+        ],
+        "resident_gib": _gib(_total(processes)),
+    }
+
+
+def _print_status(
+    record: DaemonRecord, deployments: list[dict[str, Any]], processes: list[ProcessMemory]
+) -> None:
+    state = "[green]ready[/]" if record.ready else "[yellow]starting[/]"
+    minutes = (time.time() - record.started_at) / 60
+    console.print(
+        f"{state}  {record.config} at {record.address}, process {record.pid}, up {minutes:.0f} min, "
+        f"{_gib(_total(processes)):.2f} GiB",
+        soft_wrap=True,
+    )
+    console.print(f"[dim]logs: {record.log}[/]", soft_wrap=True)
+    if deployments:
+        table = Table("deployment", "status", "replicas", "engine", "role", "in use", box=None)
+        for row in deployments:
+            replicas = ", ".join(f"{n} {s.lower()}" for s, n in row["replicas"].items())
+            for engine in row["engines"] or [{}]:
+                used = f"{engine['active']} of {engine['slots']}" if engine else ""
+                table.add_row(
+                    row["name"],
+                    row["status"].lower(),
+                    replicas,
+                    engine.get("name", ""),
+                    engine.get("role", ""),
+                    used,
+                )
+        console.print(table)
+        for row in deployments:
+            if row["message"]:
+                console.print(f"{row['name']}: {row['message']}", markup=False)
+    table = Table("process", "pid", "GiB", box=None)
+    for process in processes:
+        known = process.resident_bytes is not None
+        table.add_row(
+            process.name,
+            str(process.pid),
+            f"{_gib(process.resident_bytes):.2f}" if known else "unknown",
+        )
+    console.print(table)
+
+
+def _total(processes: list[ProcessMemory]) -> int:
+    return sum(process.resident_bytes or 0 for process in processes)
+
+
+def _gib(size: int | None) -> float | None:
+    return None if size is None else round(size / _GIB, 3)

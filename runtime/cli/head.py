@@ -1,0 +1,231 @@
+"""The daemon's own process: starts the cluster, deploys the configuration, waits, drains.
+
+The cluster's processes are children of this one and end with it, even if it is
+killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runtime.config import APPLICATION, validate
+from runtime.daemon import (
+    DaemonRecord,
+    adopt_environment,
+    is_alive,
+    make_token,
+    python_version,
+    ray_environment,
+    ray_version,
+    remove_record,
+    sole_daemon,
+    write_record,
+)
+from runtime.errors import ConfigError, SpeechError
+from runtime.settings import Settings
+
+_OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
+_MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
+_POLL_S = 0.1
+_KEPT_SESSIONS = 2  # logs of earlier runs that are not deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the start is: what has just become ready, and after how many seconds."""
+
+    what: str
+    seconds: float
+
+
+@contextmanager
+def running(
+    document: dict[str, Any],
+    config_name: str,
+    settings: Settings,
+    *,
+    address: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Iterator[DaemonRecord]:
+    """Run a daemon while the context lasts.
+
+    Args:
+        document: A Serve configuration, read by ``runtime.config.read_config``.
+        config_name: What to call it in the record.
+        settings: Where its files are.
+        address: A Ray cluster to deploy into instead of starting one.
+        on_progress: Told of each step.
+
+    Raises:
+        ConfigError: Serve does not take the configuration.
+        DaemonRunning: A daemon runs in the state folder already.
+        SpeechError: The cluster or a deployment did not start.
+    """
+    started = time.monotonic()
+    with sole_daemon(settings):
+        make_token(settings)
+        adopt_environment(ray_environment(settings, loopback=address is None))
+        schema = _schema(document, config_name)
+        try:
+            if address is None:
+                _check_port(settings)
+            head = _start_head(settings) if address is None else _join(address)
+            on_progress(Progress(f"cluster at {head}", time.monotonic() - started))
+            record = DaemonRecord(
+                pid=os.getpid(),
+                address=head,
+                ready=False,
+                started_at=time.time(),
+                config=config_name,
+                python=python_version(),
+                ray=ray_version(),
+                environment=ray_environment(settings, loopback=address is None),
+                log=str(settings.ray_dir / "session_latest" / "logs"),
+            )
+            write_record(settings, record)
+            _deploy(schema, settings, started, on_progress)
+            record = replace(record, ready=True)
+            write_record(settings, record)
+            yield record
+        finally:
+            _stop(owns_cluster=address is None)
+            remove_record(settings)
+
+
+def wait_for_signal() -> None:
+    """Return when the process is asked to stop, by Ctrl-C or SIGTERM."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    asked.wait()
+
+
+def _schema(document: dict[str, Any], origin: str) -> Any:
+    from ray.serve.schema import ServeDeploySchema
+
+    return validate(ServeDeploySchema, document, origin)
+
+
+def _start_head(settings: Settings) -> str:
+    import ray
+
+    if len(str(settings.ray_dir)) > _MAX_RAY_DIR:
+        raise ConfigError(
+            f"{settings.ray_dir} is longer than {_MAX_RAY_DIR} characters, and the names of Ray's "
+            "sockets in it would be too long; set SPEECH_TEMP_DIR to a shorter folder."
+        )
+    _forget_old_sessions(settings.ray_dir)
+    if settings.port:
+        os.environ["RAY_GCS_SERVER_PORT"] = str(settings.port)
+    context = ray.init(
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        namespace="speech",
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(settings.ray_dir),
+    )
+    return str(context.address_info["gcs_address"])
+
+
+def _join(address: str) -> str:
+    import ray
+
+    context = ray.init(
+        address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="speech"
+    )
+    return str(context.address_info["gcs_address"])
+
+
+def _check_port(settings: Settings) -> None:
+    """Ray would wait for minutes for a port that is taken."""
+    if settings.port:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", settings.port))
+            except OSError as error:
+                raise ConfigError(
+                    f"Port {settings.port} cannot be used ({error.strerror}); choose another with "
+                    "--port, or 0 for a free one."
+                ) from error
+
+
+def _deploy(
+    schema: Any, settings: Settings, started: float, on_progress: Callable[[Progress], None]
+) -> None:
+    from ray import serve
+    from ray.serve._private.api import serve_start  # the recipe of Ray's own `serve run`
+
+    client = serve_start(
+        http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location
+    )
+    client.deploy_apps(schema, _blocking=False)
+    deadline = time.monotonic() + settings.start_timeout_s
+    seen: set[str] = set()
+    while True:
+        application = serve.status().applications.get(APPLICATION)
+        if application is not None:
+            for name, deployment in application.deployments.items():
+                if deployment.status == "HEALTHY" and name not in seen:
+                    seen.add(name)
+                    on_progress(Progress(name, time.monotonic() - started))
+            if application.status == "RUNNING":
+                return
+            if application.status == "DEPLOY_FAILED":
+                raise SpeechError(f"The deployment failed.\n{_why(application)}")
+        if time.monotonic() > deadline:
+            waiting = _why(application) if application is not None else "nothing was deployed"
+            raise SpeechError(
+                f"The deployments were not ready within {settings.start_timeout_s:g} s.\n{waiting}"
+            )
+        time.sleep(_POLL_S)
+
+
+def _why(application: Any) -> str:
+    messages = [application.message]
+    messages += [f"{name}: {d.message}" for name, d in application.deployments.items() if d.message]
+    return "\n".join(message for message in messages if message)
+
+
+def _stop(*, owns_cluster: bool) -> None:
+    import ray
+
+    if not ray.is_initialized():
+        return
+    from ray import serve
+
+    # A second Ctrl-C must not leave half a cluster behind.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    # Ray reports on standard output that the controller, which was asked to end, has ended.
+    with contextlib.redirect_stdout(io.StringIO()):
+        if owns_cluster:
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
+        ray.shutdown()
+
+
+def _forget_old_sessions(ray_dir: Path) -> None:
+    """Delete the logs of runs that ended, but for the latest few."""
+    sessions = sorted(ray_dir.glob("session_2*"), key=lambda path: path.stat().st_mtime)
+    for session in sessions[:-_KEPT_SESSIONS]:
+        owner = session.name.rpartition("_")[2]
+        if owner.isdigit() and not is_alive(int(owner)):
+            shutil.rmtree(session, ignore_errors=True)

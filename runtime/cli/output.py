@@ -1,0 +1,41 @@
+"""What the commands print: people read the console, programs read one JSON object."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+console = Console(highlight=False)
+"""For results, on standard output."""
+
+notes = Console(stderr=True, highlight=False)
+"""For progress and errors, on standard error."""
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print the one object of a ``--json`` run."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """A spinner on standard error while something takes its time."""
+    if quiet or not notes.is_terminal:
+        yield
+        return
+    with notes.status(what):
+        yield
+
+
+def quieten_ray() -> None:
+    """Keep Ray's notices of its own progress off the terminal; warnings still show."""
+    # A filter, because Ray sets the levels of its loggers itself when it is imported.
+    for name in ("ray", "ray.serve", "ray._private.worker"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)

@@ -1,0 +1,249 @@
+"""The client: what a bot, a script or the command line speaks and listens through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from runtime.audio import AudioFile, check_sample_rate, float32_to_pcm16
+from runtime.client.connection import attach, claim_event_loop, deployments
+from runtime.client.recognition import RecognitionSession, as_pcm16
+from runtime.client.synthesis import SynthesisStream
+from runtime.config import ASR_DEPLOYMENT, TTS_DEPLOYMENT
+from runtime.errors import AudioFormatError, DaemonUnavailable
+from runtime.replica import ReplicaInfo
+from runtime.settings import Settings
+from runtime.speech import (
+    PROTOCOL_VERSION,
+    FinalTranscript,
+    RecognitionOptions,
+    Samples,
+    SynthesisRequest,
+    SynthesizerCapabilities,
+    Transcript,
+    Voice,
+)
+
+if TYPE_CHECKING:
+    from runtime.client.calls import DeploymentCalls
+
+_ONE_CALL_BYTES = 2 << 20  # a recording up to this size (a minute at 16 kHz) goes in one call
+_PUSH_S = 5.0  # seconds of a longer recording that go in one push
+
+
+class SpeechClient:
+    """Handles to the daemon's deployments, tied to the event loop that made it.
+
+    Make one with ``connect()`` and share it: it holds no session by itself.
+    """
+
+    def __init__(self, calls: dict[str, DeploymentCalls], *, owns_connection: bool) -> None:
+        """Used by ``connect``."""
+        self._calls = calls
+        self._owns_connection = owns_connection
+
+    @classmethod
+    async def connect(
+        cls, *, address: str | None = None, settings: Settings | None = None
+    ) -> SpeechClient:
+        """Find the daemon and connect to it; inside its cluster, use that.
+
+        Args:
+            address: ``host:port`` of a Ray cluster, or ``auto``, to connect to a daemon of
+                which this host has no record. Needs a raylet of that cluster on this host.
+            settings: By default read from the environment.
+
+        Raises:
+            DaemonUnavailable: No daemon, another version, no token, no raylet here, or Ray was
+                imported under other settings. Within ``connect_timeout_s`` (5 s).
+        """
+        claim_event_loop()
+        attached_here = await attach(settings or Settings(), address)
+        return cls(await deployments(), owns_connection=attached_here)
+
+    async def aclose(self) -> None:
+        """Disconnect this process from the cluster, if ``connect`` connected it."""
+        self._calls = {}
+        if self._owns_connection:
+            self._owns_connection = False
+            import ray
+
+            await asyncio.to_thread(ray.shutdown)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # --- synthesis -----------------------------------------------------------
+
+    def synthesize(self, request: SynthesisRequest | str, **options: Any) -> SynthesisStream:
+        """Speak; nothing happens until the stream is read.
+
+        Args:
+            request: A request, or its text with the other fields as keywords
+                (``voice``, ``language``, ``normalise``, ``seed``, ``speed``).
+            **options: Fields to replace in the request.
+
+        Raises:
+            DaemonUnavailable: The daemon runs no TTS.
+        """
+        if isinstance(request, str):
+            request = SynthesisRequest(request, **options)
+        else:
+            request = replace(request, **options)
+        return SynthesisStream(self._deployment(TTS_DEPLOYMENT), request)
+
+    async def synthesis_capabilities(self) -> SynthesizerCapabilities:
+        """What the daemon's synthesizer can do."""
+        (engine,) = (await self._info(TTS_DEPLOYMENT)).engines
+        assert isinstance(engine.capabilities, SynthesizerCapabilities)
+        return engine.capabilities
+
+    async def voices(self) -> tuple[Voice, ...]:
+        """The voices that can be asked for; the first is the default."""
+        return (await self.synthesis_capabilities()).voices
+
+    # --- recognition ---------------------------------------------------------
+
+    def open_recognition(
+        self, options: RecognitionOptions | None = None, **changes: Any
+    ) -> RecognitionSession:
+        """A live session; enter it to open it.
+
+        Args:
+            options: How to recognise; by default live, with partials, at 16 kHz.
+            **changes: Fields to replace in the options.
+
+        Raises:
+            DaemonUnavailable: The daemon runs no ASR.
+        """
+        options = replace(options or RecognitionOptions(), **changes)
+        check_sample_rate(options.sample_rate)
+        return RecognitionSession(self._deployment(ASR_DEPLOYMENT), options)
+
+    async def transcribe(
+        self,
+        audio: str | Path | AudioFile | bytes | Samples,
+        *,
+        sample_rate: int | None = None,
+        options: RecognitionOptions | None = None,
+        on_utterance: Callable[[FinalTranscript], None] | None = None,
+        **changes: Any,
+    ) -> Transcript:
+        """Recognise a recording of any length, in bounded memory.
+
+        Args:
+            audio: A file (path or opened), PCM16 bytes, or float32 samples.
+            sample_rate: Hz, needed for bytes and samples; a file knows its own.
+            options: How to recognise; by default ``mode="file"``.
+            on_utterance: Called with each utterance of a long recording as it is recognised.
+            **changes: Fields to replace in the options.
+
+        Raises:
+            AudioFormatError: Not readable as audio.
+            InvalidRequest: Of any kind; see ``resolve_recognition``.
+            Overloaded: All slots are taken.
+            DaemonUnavailable: The daemon runs no ASR, or went away.
+        """
+        if isinstance(audio, (str, Path)):
+            audio = await asyncio.to_thread(AudioFile.open, audio)
+        if isinstance(audio, AudioFile):
+            sample_rate = audio.sample_rate
+        if sample_rate is None:
+            raise AudioFormatError("Say at which sample_rate (in Hz) the samples are.")
+        check_sample_rate(sample_rate)
+        changes = {"mode": "file", "partials": False} | changes if options is None else changes
+        options = replace(options or RecognitionOptions(), sample_rate=sample_rate, **changes)
+        calls = self._deployment(ASR_DEPLOYMENT)
+        blocks = _pcm_blocks(audio, sample_rate)
+        first = await asyncio.to_thread(next, blocks, b"")
+        second = await asyncio.to_thread(next, blocks, b"")
+        if not second:
+            if not first:
+                raise AudioFormatError("The recording holds no samples.")
+            transcript: Transcript = await calls.call(
+                "transcribe", PROTOCOL_VERSION, first, options
+            )
+            return transcript
+        session = RecognitionSession(calls, options)
+        return await _transcribe_long(session, [first, second], blocks, on_utterance)
+
+    # --- the daemon ----------------------------------------------------------
+
+    async def info(self) -> dict[str, ReplicaInfo]:
+        """One replica of each deployment, by the deployment's name."""
+        return {name: await self._info(name) for name in self._calls}
+
+    async def _info(self, deployment: str) -> ReplicaInfo:
+        info: ReplicaInfo = await self._deployment(deployment).call("info")
+        return info
+
+    def _deployment(self, name: str) -> DeploymentCalls:
+        if name not in self._calls:
+            raise DaemonUnavailable(
+                f"The daemon runs no {name}; it has {', '.join(self._calls) or 'nothing'}."
+            )
+        return self._calls[name]
+
+
+def _pcm_blocks(audio: AudioFile | bytes | Samples, sample_rate: int) -> Iterator[bytes]:
+    """The recording as PCM16: whole if one call can carry it, else in blocks of ``_PUSH_S``."""
+    if isinstance(audio, AudioFile):
+        per_block = 1 if 2 * audio.seconds * sample_rate > _ONE_CALL_BYTES else None
+        gathered: list[bytes] = []
+        for samples in audio.blocks():
+            gathered.append(float32_to_pcm16(samples))
+            if per_block and len(gathered) >= _PUSH_S:
+                yield b"".join(gathered)
+                gathered.clear()
+        if gathered:
+            yield b"".join(gathered)
+        return
+    pcm = audio if isinstance(audio, bytes) else as_pcm16(audio)
+    size = len(pcm) if len(pcm) <= _ONE_CALL_BYTES else 2 * int(_PUSH_S * sample_rate)
+    for start in range(0, len(pcm), max(size, 1)):
+        yield pcm[start : start + size]
+
+
+async def _transcribe_long(
+    session: RecognitionSession,
+    head: list[bytes],
+    blocks: Iterator[bytes],
+    on_utterance: Callable[[FinalTranscript], None] | None,
+) -> Transcript:
+    pushed = 0
+
+    async def push_all() -> None:
+        nonlocal pushed
+        for block in head:
+            await session.push(block)
+            pushed += len(block) // 2
+        while block := await asyncio.to_thread(next, blocks, b""):
+            await session.push(block)
+            pushed += len(block) // 2
+        await session.finish()
+
+    finals: list[FinalTranscript] = []
+    async with session:
+        pushing = asyncio.create_task(push_all())
+        try:
+            async for event in session:
+                if isinstance(event, FinalTranscript):
+                    finals.append(event)
+                    if on_utterance is not None:
+                        on_utterance(event)
+            await pushing
+        finally:
+            pushing.cancel()
+    return Transcript.of(finals, pushed / session.options.sample_rate)

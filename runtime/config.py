@@ -1,0 +1,245 @@
+"""Serve configuration files: which engines a daemon runs, validated before anything starts.
+
+A configuration is a plain Ray Serve config file (``serve deploy`` takes it as it
+is); the speech application's ``args`` are ``SpeechAppArgs``. Errors name the key
+and the nearest one there is.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import runtime
+from runtime.engines import RECOGNIZERS, SYNTHESIZERS, check_name
+from runtime.errors import ConfigError
+
+APPLICATION = "speech"
+BUILDER = "deployments.app:build_app"
+ASR_DEPLOYMENT = "ASR"
+TTS_DEPLOYMENT = "TTS"
+
+
+class _Args(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SynthesizerArgs(_Args):
+    """Which synthesizer to run."""
+
+    engine: Annotated[str, AfterValidator(lambda name: check_name(name, SYNTHESIZERS))] = Field(
+        description="A short name, or package.module:Class."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Keywords for the engine.")
+
+
+class RecognizerArgs(_Args):
+    """Which recognizer to run."""
+
+    engine: Annotated[str, AfterValidator(lambda name: check_name(name, RECOGNIZERS))] = Field(
+        description="A short name, or package.module:Class."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Keywords for the engine.")
+
+
+class TtsArgs(SynthesizerArgs):
+    """The TTS deployment."""
+
+    deployment_config: dict[str, Any] = Field(
+        default_factory=dict, description="Serve's own options, passed through."
+    )
+
+
+class AsrArgs(_Args):
+    """The ASR deployment: one engine for live streams, one for files, or the same for both."""
+
+    live: RecognizerArgs | None = None
+    file: RecognizerArgs | None = None
+    deployment_config: dict[str, Any] = Field(
+        default_factory=dict, description="Serve's own options, passed through."
+    )
+
+    @model_validator(mode="after")
+    def _hears_something(self) -> AsrArgs:
+        if self.live is None and self.file is None:
+            raise ValueError("name an engine for live, for file, or for both")
+        return self
+
+
+class SpeechAppArgs(_Args):
+    """Arguments of ``deployments.app:build_app``."""
+
+    asr: AsrArgs | None = None
+    tts: TtsArgs | None = None
+
+    @model_validator(mode="after")
+    def _does_something(self) -> SpeechAppArgs:
+        if self.asr is None and self.tts is None:
+            raise ValueError("name an engine under asr, under tts, or under both")
+        return self
+
+
+class TtsUserConfig(_Args):
+    """What ``user_config`` may change in a running TTS deployment."""
+
+    lead_s: float = Field(
+        default=10.0, gt=0, description="Seconds of audio an utterance may run ahead of its reader."
+    )
+    stall_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds a reader may stand still before it loses its slot."
+    )
+
+
+class AsrUserConfig(_Args):
+    """What ``user_config`` may change in a running ASR deployment."""
+
+    idle_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds without audio after which a session is closed."
+    )
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the package, by name."""
+    package = Path(runtime.__file__).parent
+    folders = (package / "shipped_config", package.parent / "config")  # a wheel, a checkout
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(name_or_path: str) -> Path:
+    """Resolve a path or the name of a shipped configuration.
+
+    Raises:
+        ConfigError: Neither; the message lists the shipped ones.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    stem = path.stem if path.parent in (Path("."), Path("config")) else name_or_path
+    if stem in shipped and path.suffix in ("", ".yaml"):
+        return shipped[stem]
+    near = get_close_matches(name_or_path, shipped, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"There is no configuration {name_or_path!r}.{hint} Give a file, or one of: "
+        f"{', '.join(shipped)}."
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a configuration and validate the speech application's arguments in it.
+
+    Serve's own keys are validated by Serve's schema where it is at hand
+    (``runtime.cli.up``).
+
+    Raises:
+        ConfigError: Not YAML, no speech application, or arguments that do not validate.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds no Serve configuration: it must be a mapping.")
+    application_args(document, str(path))
+    return document
+
+
+def application_args(document: dict[str, Any], origin: str) -> SpeechAppArgs:
+    """The validated arguments of the speech application in a Serve configuration.
+
+    Raises:
+        ConfigError: No application is built by ``deployments.app:build_app``, or its
+            arguments or deployments do not validate.
+    """
+    applications = document.get("applications")
+    for index, application in enumerate(applications if isinstance(applications, list) else []):
+        if isinstance(application, dict) and application.get("import_path") == BUILDER:
+            args = validate(
+                SpeechAppArgs,
+                application.get("args") or {},
+                origin,
+                ("applications", index, "args"),
+            )
+            _check_deployments(application, origin)
+            return args
+    raise ConfigError(f"{origin} has no application with import_path: {BUILDER}.")
+
+
+def _check_deployments(application: dict[str, Any], origin: str) -> None:
+    user_configs: dict[str, type[BaseModel]] = {
+        ASR_DEPLOYMENT: AsrUserConfig,
+        TTS_DEPLOYMENT: TtsUserConfig,
+    }
+    for index, deployment in enumerate(application.get("deployments") or []):
+        name = deployment.get("name") if isinstance(deployment, dict) else None
+        if not isinstance(name, str) or name not in user_configs:
+            raise ConfigError(
+                f"{origin}: applications.0.deployments.{index}.name is {name!r}; "
+                f"deployments: {', '.join(user_configs)}."
+            )
+        place = ("applications", 0, "deployments", index, "user_config")
+        validate(user_configs[name], deployment.get("user_config") or {}, origin, place)
+
+
+ModelT = typing.TypeVar("ModelT", bound=BaseModel)
+
+
+def validate(
+    model: type[ModelT], value: Any, origin: str, place: Sequence[str | int] = ()
+) -> ModelT:
+    """Validate a value against a pydantic model, with errors an operator can act on.
+
+    Raises:
+        ConfigError: Each wrong key on a line of its own, with the nearest one there is.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in (*place, *problem["loc"])) or "the configuration"
+            if problem["type"] == "extra_forbidden":
+                lines.append(f"{key}: there is no such key.{_nearest(model, problem['loc'])}")
+            else:
+                lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def _nearest(model: type[BaseModel], location: Sequence[str | int]) -> str:
+    fields: list[str] = _fields_at(model, location[:-1])
+    if not fields:
+        return ""
+    near = get_close_matches(str(location[-1]), fields, n=1, cutoff=0.5)
+    known = f"keys here: {', '.join(fields)}"
+    return f" Did you mean {near[0]!r}? ({known})" if near else f" ({known})"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        inner = _model_within(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    """The model inside ``X | None`` or ``list[X]``, or X itself."""
+    if typing.get_origin(annotation) is None:
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        return annotation if is_model else None
+    inner = (_model_within(argument) for argument in typing.get_args(annotation))
+    return next((found for found in inner if found is not None), None)

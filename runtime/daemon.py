@@ -1,0 +1,213 @@
+"""How the processes of one daemon find and trust each other.
+
+The daemon leaves a record in its state folder; drivers read it. Ray reads its
+environment once, when it is imported, and every process of a cluster must have the
+same: it is written down here and nowhere else. This module does not import Ray.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import DaemonRunning, DaemonUnavailable
+from runtime.memory.process import process_state
+from runtime.settings import Settings
+
+SHARED_ENVIRONMENT: Mapping[str, str] = {
+    # Handles and replicas on the caller's own event loop: a hop less each way. Model
+    # work must then never block that loop, which is the rule here anyway.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Ray's environment in every process of the daemon and of its clients."""
+
+LOOPBACK_ENVIRONMENT: Mapping[str, str] = {
+    # Keeps the head on 127.0.0.1 instead of the first network card; a cluster of
+    # several hosts cannot have it.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""Added for a cluster that stays on one host."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonRecord:
+    """What a client must know of a running daemon.
+
+    Attributes:
+        pid: The daemon's process on this host.
+        address: ``host:port`` of the cluster's head.
+        ready: True once all deployments are running.
+        started_at: Unix time in seconds.
+        config: The configuration it runs.
+        python: Minor version, such as ``3.11``; clients must have the same.
+        ray: Version of Ray; clients must have the same.
+        environment: Ray's environment; clients must have the same.
+        log: Where the daemon's and Ray's logs are.
+    """
+
+    pid: int
+    address: str
+    ready: bool
+    started_at: float
+    config: str
+    python: str
+    ray: str
+    environment: dict[str, str]
+    log: str
+
+
+def python_version() -> str:
+    """This interpreter's minor version."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def ray_version() -> str:
+    """The installed Ray, without importing it."""
+    return version("ray")
+
+
+def ray_environment(settings: Settings, *, loopback: bool) -> dict[str, str]:
+    """Ray's environment for a daemon of these settings."""
+    environment = {**SHARED_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token_path(settings))}
+    return {**environment, **LOOPBACK_ENVIRONMENT} if loopback else environment
+
+
+def token_path(settings: Settings) -> Path:
+    """The file with the token that every caller must present."""
+    return settings.state_dir.absolute() / "token"
+
+
+def make_token(settings: Settings) -> Path:
+    """Write a token that only this user can read, unless there is one."""
+    path = token_path(settings)
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return path
+
+
+@contextmanager
+def sole_daemon(settings: Settings) -> Iterator[None]:
+    """Hold the state folder for this process; the lock dies with it, however it dies.
+
+    Raises:
+        DaemonRunning: Another daemon holds it.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(settings.state_dir / "lock", "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            record = read_record(settings)
+            who = f"(process {record.pid}, {record.config}) " if record else ""
+            raise DaemonRunning(
+                f"A daemon {who}already runs in {settings.state_dir}. Stop it with `speech down`, "
+                "or set SPEECH_STATE_DIR to run another beside it."
+            ) from None
+        remove_record(settings)  # whoever wrote it is gone
+        yield
+
+
+def write_record(settings: Settings, record: DaemonRecord) -> None:
+    """Write the record in one piece."""
+    target = _record_path(settings)
+    draft = target.with_suffix(".new")
+    draft.write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
+    draft.replace(target)
+
+
+def remove_record(settings: Settings) -> None:
+    """Forget the daemon."""
+    with suppress(FileNotFoundError):
+        _record_path(settings).unlink()
+
+
+def read_record(settings: Settings) -> DaemonRecord | None:
+    """The record of the daemon in the state folder, or None; it may be of a dead one."""
+    try:
+        fields: dict[str, Any] = json.loads(_record_path(settings).read_text(encoding="utf-8"))
+        return DaemonRecord(**fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise DaemonUnavailable(
+            f"{_record_path(settings)} is not a daemon's record ({error}); was it written by "
+            "another version? Stop that daemon and delete the file."
+        ) from error
+
+
+def running_daemon(settings: Settings) -> DaemonRecord:
+    """The record of the daemon that runs now.
+
+    Raises:
+        DaemonUnavailable: None runs; the message says how to start one.
+    """
+    record = read_record(settings)
+    if record is None or not is_alive(record.pid):
+        raise DaemonUnavailable(
+            f"No daemon is running (looked in {settings.state_dir}). Start one with `speech up` "
+            "or `make run`."
+        )
+    return record
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id exists and is no zombie."""
+    return process_state(pid) not in (None, "Z")
+
+
+def check_versions(record: DaemonRecord) -> None:
+    """Compare this process with the daemon.
+
+    Raises:
+        DaemonUnavailable: Python or Ray differ, or the token cannot be read.
+    """
+    for what, ours, theirs in (
+        ("Python", python_version(), record.python),
+        ("Ray", ray_version(), record.ray),
+    ):
+        if ours != theirs:
+            raise DaemonUnavailable(
+                f"The daemon runs {what} {theirs}, this process {ours} "
+                f"({platform.python_implementation()} at {sys.executable}); they must be the same. "
+                "Use the environment that the daemon was started from."
+            )
+    token = record.environment.get("RAY_AUTH_TOKEN_PATH")
+    if token and not os.access(token, os.R_OK):
+        raise DaemonUnavailable(
+            f"The daemon's token {token} is missing or not readable for this user. Run as the "
+            "user who started the daemon, or start it again."
+        )
+
+
+def adopt_environment(environment: Mapping[str, str]) -> None:
+    """Set Ray's environment in this process, before Ray is imported.
+
+    Raises:
+        DaemonUnavailable: Ray was imported already, under another environment.
+    """
+    different = {key: value for key, value in environment.items() if os.environ.get(key) != value}
+    if different and "ray" in sys.modules:
+        exports = " ".join(f"{key}={value}" for key, value in different.items())
+        raise DaemonUnavailable(
+            "Ray was imported before SpeechClient.connect() and under other settings than the "
+            f"daemon's. Import ray later, or start this program with: {exports}"
+        )
+    os.environ.update(different)
+
+
+def _record_path(settings: Settings) -> Path:
+    return settings.state_dir / "daemon.json"

@@ -1,0 +1,113 @@
+"""Speech synthesis with Hibari: an 8 MB English model, one voice, 24 kHz, CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtime.audio import float32_to_pcm16
+from runtime.engines.worker import ModelWorker
+from runtime.errors import NothingToSpeak
+from runtime.speech import (
+    AudioChunk,
+    LoadReport,
+    Samples,
+    SynthesisRequest,
+    SynthesizerCapabilities,
+    Voice,
+)
+from runtime.text import TextChunk, plan_chunks
+
+if TYPE_CHECKING:
+    from hibari import Hibari
+
+SAMPLE_RATE = 24_000
+_CHUNK_SAMPLES = SAMPLE_RATE // 2  # half a second a message: few messages, a small first one
+_MAX_PIECE_CHARS = 300  # Hibari cuts at 400 phonemes, mid-clause; cut earlier, at a clause
+
+
+class HibariSynthesizer:
+    """Sentence by sentence: the first audio is there once the first sentence is.
+
+    A seed repeats a sentence's audio exactly, whichever sentence a stream starts at.
+    """
+
+    def __init__(self, *, threads: int = 2, slots: int = 8) -> None:
+        """Choose CPU threads per inference, and how many utterances may be under way."""
+        self._threads = threads
+        self._worker = ModelWorker("hibari")
+        self._model: Hibari | None = None
+        self._capabilities = SynthesizerCapabilities(
+            voices=(Voice("heart", ("en",), "American English, female"),),
+            sample_rate=SAMPLE_RATE,
+            streaming=False,
+            speed=(0.5, 2.0),
+            seed=True,
+            raw_text=False,  # numbers are read by its own grapheme-to-phoneme step, always
+            slots=slots,
+        )
+
+    @property
+    def capabilities(self) -> SynthesizerCapabilities:
+        """One English voice; pace and seed can be set."""
+        return self._capabilities
+
+    async def load(self) -> LoadReport:
+        """Load the model and its lexicon (0.2 GB resident) and speak one word."""
+        return await self._worker.run(self._load)
+
+    def _load(self) -> LoadReport:
+        from hibari import Hibari
+
+        started = time.perf_counter()
+        self._model = Hibari(threads=self._threads)
+        loaded = time.perf_counter()
+        for _ in self._model.stream("Ready."):
+            pass
+        warm = time.perf_counter()
+        return LoadReport(
+            seconds=loaded - started,
+            warmup_ms=(warm - loaded) * 1e3,
+            details={"package": f"hibari-tts {version('hibari-tts')}"},
+        )
+
+    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Speak; see ``Synthesizer.synthesize``."""
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seed = seed if request.seed is None else request.seed
+        first_sample = 0
+        piece = 0
+        for chunk in plan_chunks(request.text, request.language or "en", _MAX_PIECE_CHARS):
+            piece = chunk.index
+            samples = await self._worker.run(self._speak, chunk, request.speed, seed)
+            pcm = float32_to_pcm16(samples)
+            for start in range(0, len(pcm), 2 * _CHUNK_SAMPLES):
+                block = pcm[start : start + 2 * _CHUNK_SAMPLES]
+                yield AudioChunk(block, SAMPLE_RATE, first_sample, piece)
+                first_sample += len(block) // 2
+        if not first_sample:
+            raise NothingToSpeak(
+                f"The voice knows no sound for {request.text[:40]!r}; it speaks: en."
+            )
+        yield AudioChunk(b"", SAMPLE_RATE, first_sample, piece, end=True)
+
+    def _speak(self, chunk: TextChunk, speed: float, seed: int) -> Samples:
+        if self._model is None:
+            raise RuntimeError("synthesize() was called before load()")
+        # The generator is seeded by piece too, so that a sentence sounds the same
+        # whether or not the ones before it were synthesised in this stream.
+        rng = np.random.default_rng([seed, chunk.index])
+        parts = [
+            self._model.from_ids(self._model.ids(phonemes), speed, rng)
+            for phonemes in self._model.phonemize(chunk.text)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+    async def close(self) -> None:
+        """Free the model."""
+        self._worker.close()
+        self._model = None

@@ -1,0 +1,175 @@
+"""Finds speech in a stream of samples and cuts it into segments a model can decode.
+
+Works on frames counted from the start of the stream (or of the utterance), so
+what is cut does not depend on how the samples were split into pushes. Knows
+nothing of models; the probability of speech in a frame is handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from runtime.audio import Framer
+from runtime.speech import Samples
+
+SAMPLE_RATE = 16_000
+FRAME = 512  # samples; the window Silero VAD was trained for: 32 ms
+
+# Thresholds as in Silero's own VADIterator: speech starts at 0.5 and goes on
+# while the probability stays above 0.35.
+_START = 0.5
+_CONTINUE = 0.35
+_START_FRAMES = 2  # 64 ms of speech in a row: a click is shorter, a word is not
+_LEAD_FRAMES = 10  # 320 ms kept before the start: soft consonants come before the VAD
+_TAIL = 8 * FRAME  # 256 ms kept after the end
+_CUT_SEARCH_FRAMES = 160  # a forced cut takes the least speech-like frame of the last 5 s
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRules:
+    """When speech is cut.
+
+    Attributes:
+        silence_ms: Silence that ends a segment once it is ``min_s`` long.
+        max_s: Longest segment; speech that goes on is cut at its quietest frame.
+        min_s: Below this length silence does not end a segment unless it lasts ``max_s / 4``.
+        closes: True if such a silence also ends the utterance.
+    """
+
+    silence_ms: int
+    max_s: float
+    min_s: float = 0.0
+    closes: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A stretch of speech to decode.
+
+    Attributes:
+        samples: float32 at 16 kHz, with some silence before and after.
+        start: Index in the stream of its first sample.
+        closes: True if the utterance ends with it.
+    """
+
+    samples: Samples
+    start: int
+    closes: bool
+
+    @property
+    def end(self) -> int:
+        """Index in the stream of the sample after the last."""
+        return self.start + len(self.samples)
+
+
+class SpeechProbability(Protocol):
+    """How likely a frame of ``FRAME`` samples holds speech; may remember those before."""
+
+    def __call__(self, frame: Samples) -> float:
+        """Probability in [0, 1]."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what came before."""
+        ...
+
+
+class Segmenter:
+    """One stream's samples in, segments of speech out."""
+
+    def __init__(self, probability: SpeechProbability, rules: SegmentRules) -> None:
+        """Starts at sample 0, in silence."""
+        self._probability = probability
+        self._rules = rules
+        self._framer = Framer(FRAME)
+        self._frames: list[Samples] = []  # kept: the open segment, or its possible lead
+        self._scores: list[float] = []
+        self._kept_from = 0  # index of the first sample of _frames
+        self._started = False
+        self._speech_run = 0
+        self._speech_end = 0
+
+    @property
+    def position(self) -> int:
+        """Samples taken so far."""
+        return self._framed_to + len(self._framer.rest)
+
+    def push(self, samples: Samples) -> list[Segment]:
+        """Take samples; return the segments that ended among them."""
+        ended = (self._advance(frame) for frame in self._framer.push(samples))
+        return [segment for segment in ended if segment is not None]
+
+    def open_segment(self) -> Segment | None:
+        """The segment that has begun and not ended, as far as it can be decoded now."""
+        if not self._started:
+            return None
+        return self._segment(self._speech_end + _TAIL, closes=False)
+
+    def flush(self) -> Segment | None:
+        """End the utterance here and return what is open of it."""
+        heard = self._started or self._speech_run > 0
+        segment = self._segment(self._speech_end + _TAIL, closes=True) if heard else None
+        self._restart(self.position)
+        return segment
+
+    @property
+    def _framed_to(self) -> int:
+        return self._kept_from + FRAME * len(self._frames)
+
+    def _advance(self, frame: Samples) -> Segment | None:
+        score = self._probability(frame)
+        self._frames.append(frame)
+        self._scores.append(score)
+        now = self._framed_to
+        if not self._started:
+            self._speech_run = self._speech_run + 1 if score >= _START else 0
+            if self._speech_run:
+                self._speech_end = now
+            self._started = self._speech_run >= _START_FRAMES
+            if not self._started:
+                self._drop_frames(len(self._frames) - _LEAD_FRAMES - self._speech_run)
+            return None
+        if score >= _CONTINUE:
+            self._speech_end = now
+        return self._cut(now)
+
+    def _cut(self, now: int) -> Segment | None:
+        rules = self._rules
+        length_s = (now - self._kept_from) / SAMPLE_RATE
+        silence_s = (now - self._speech_end) / SAMPLE_RATE
+        long_enough = length_s >= rules.min_s or silence_s >= rules.max_s / 4
+        if silence_s * 1000 >= rules.silence_ms and long_enough:
+            segment = self._segment(self._speech_end + _TAIL, closes=rules.closes)
+            self._started = False
+            self._speech_run = 0
+            self._drop_frames(len(self._frames) - _LEAD_FRAMES)
+            return segment
+        if length_s >= rules.max_s:
+            recent = self._scores[-_CUT_SEARCH_FRAMES:]
+            quietest = len(self._scores) - len(recent) + int(np.argmin(recent)) + 1
+            segment = self._segment(self._kept_from + FRAME * quietest, closes=False)
+            self._drop_frames(quietest)
+            return segment
+        return None
+
+    def _segment(self, end: int, *, closes: bool) -> Segment:
+        kept = [*self._frames, self._framer.rest]
+        samples = np.concatenate(kept)[: end - self._kept_from]
+        return Segment(samples, self._kept_from, closes)
+
+    def _drop_frames(self, count: int) -> None:
+        if count > 0:
+            del self._frames[:count], self._scores[:count]
+            self._kept_from += FRAME * count
+
+    def _restart(self, position: int) -> None:
+        self._probability.reset()
+        self._framer = Framer(FRAME)
+        self._frames.clear()
+        self._scores.clear()
+        self._kept_from = position
+        self._started = False
+        self._speech_run = 0

@@ -1,0 +1,238 @@
+"""A recognition stream over a model that decodes whole segments.
+
+A task per stream takes pushes and finalize requests in order, gates them, decodes
+segments that ended, and decodes the open one again from time to time for partials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+
+from runtime.engines.embedded.segmenter import SAMPLE_RATE, Segment, Segmenter
+from runtime.engines.worker import ModelWorker
+from runtime.errors import SessionClosed
+from runtime.speech import (
+    FinalTranscript,
+    PartialTranscript,
+    RecognitionEvent,
+    Samples,
+    Word,
+)
+
+_MAX_BACKLOG = 30 * SAMPLE_RATE  # undecoded samples a stream may hold before push() waits
+_BLOCK = 2 * SAMPLE_RATE  # samples gated in one go, so that no stream hogs the worker
+_PARTIAL_INTERVAL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A segment as text; word times in seconds since the segment's first sample."""
+
+    text: str
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _EndUtterance:
+    request: int  # 0: nobody asked, the stream is finished
+    last: bool
+
+
+class SegmentStream:
+    """One caller's audio on its way through a speech gate and a model."""
+
+    def __init__(
+        self,
+        worker: ModelWorker,
+        segmenter: Segmenter,
+        decode: Callable[[Samples], Decoded],
+        *,
+        partials: bool,
+        on_close: Callable[[SegmentStream], None],
+    ) -> None:
+        """Needs a running event loop; ``decode`` runs on the worker."""
+        self._worker = worker
+        self._segmenter = segmenter
+        self._decode = decode
+        self._partials = partials
+        self._on_close = on_close
+        self._inbox: deque[Samples | _EndUtterance] = deque()
+        self._arrived = asyncio.Event()
+        self._backlog = 0
+        self._room = asyncio.Event()
+        self._outbox: deque[RecognitionEvent] = deque()
+        self._news = asyncio.Event()
+        self._requests = 0
+        self._ended = False  # by finish() or close()
+        self._utterance = 0
+        self._spoken: list[tuple[Segment, Decoded]] = []  # the utterance's segments so far
+        self._latest: tuple[Segment, Decoded] | None = None  # the open segment, last decoded
+        self._partial_due = 0.0
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._stopped)
+
+    # --- the caller's side ---------------------------------------------------
+
+    async def push(self, samples: Samples) -> None:
+        """Add samples; see ``RecognitionStream.push``."""
+        for start in range(0, len(samples), _BLOCK):
+            while self._backlog > _MAX_BACKLOG and not self._task.done():
+                self._room.clear()
+                await self._room.wait()
+            block = samples[start : start + _BLOCK]
+            self._put(block)
+            self._backlog += len(block)
+
+    async def finalize(self) -> int:
+        """End the utterance; see ``RecognitionStream.finalize``."""
+        self._put(_EndUtterance(self._requests + 1, last=False))
+        self._requests += 1
+        return self._requests
+
+    async def finish(self) -> None:
+        """No more audio; see ``RecognitionStream.finish``."""
+        self._put(_EndUtterance(0, last=True))
+        self._ended = True
+
+    async def events(self) -> AsyncGenerator[RecognitionEvent, None]:
+        """Partials and finals; see ``RecognitionStream.events``."""
+        while True:
+            self._news.clear()
+            while self._outbox:
+                yield self._outbox.popleft()
+            if self._task.done():
+                if not self._task.cancelled():
+                    self._task.result()  # raises what the stream died of
+                return
+            await self._news.wait()
+
+    async def close(self) -> None:
+        """Free the slot; see ``RecognitionStream.close``."""
+        self._ended = True
+        self._task.cancel()
+        self._on_close(self)
+
+    def _put(self, item: Samples | _EndUtterance) -> None:
+        if self._task.done() and not self._task.cancelled():
+            self._task.result()
+        if self._ended:
+            raise SessionClosed("The recognition stream has ended; open another one.")
+        self._inbox.append(item)
+        self._arrived.set()
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        self._room.set()
+        self._news.set()
+        if not task.cancelled():
+            task.exception()  # seen: push() and events() raise it
+
+    # --- the stream's own task -----------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            if not self._inbox:
+                self._arrived.clear()
+                await self._arrived.wait()
+            item = self._inbox.popleft()
+            if isinstance(item, _EndUtterance):
+                await self._end_utterance(item.request)
+                if item.last:
+                    return
+                continue
+            for segment in await self._worker.run(self._segmenter.push, item):
+                await self._segment_ended(segment)
+            self._backlog -= len(item)
+            self._room.set()
+            if self._partials and not self._inbox:
+                await self._partial()
+
+    async def _segment_ended(self, segment: Segment) -> None:
+        await self._keep(segment)
+        if segment.closes:
+            self._final(request=0)
+
+    async def _end_utterance(self, request: int) -> None:
+        segment = self._segmenter.flush()
+        if segment is not None:
+            await self._keep(segment)
+        self._final(request)
+
+    async def _keep(self, segment: Segment) -> None:
+        decoded = await self._decoded(segment)
+        self._latest = None
+        if decoded.text:
+            self._spoken.append((segment, decoded))
+
+    async def _decoded(self, segment: Segment) -> Decoded:
+        # Once speech has paused, the open segment no longer changes: its partial is
+        # its final, and nothing is left to do when the end of the turn is called.
+        if self._latest is not None and _same_samples(self._latest[0], segment):
+            return self._latest[1]
+        decoded = await self._worker.run(self._decode, segment.samples)
+        self._latest = (segment, decoded)
+        return decoded
+
+    async def _partial(self) -> None:
+        if time.monotonic() < self._partial_due:
+            return
+        segment = self._segmenter.open_segment()
+        if segment is None or (self._latest and _same_samples(self._latest[0], segment)):
+            return
+        started = time.monotonic()
+        decoded = await self._decoded(segment)
+        # At most half of the worker's time goes to the partials of one stream.
+        cost = time.monotonic() - started
+        self._partial_due = started + max(_PARTIAL_INTERVAL_S, 2 * cost)
+        parts = [*self._spoken, (segment, decoded)]
+        text = _join(parts)
+        if text:
+            first, last = parts[0][0], segment
+            event = PartialTranscript(
+                text, self._utterance, first.start / SAMPLE_RATE, last.end / SAMPLE_RATE
+            )
+            if self._outbox and isinstance(self._outbox[-1], PartialTranscript):
+                self._outbox.pop()  # unread and outdated
+            self._emit(event)
+
+    def _final(self, request: int) -> None:
+        spoken, self._spoken = self._spoken, []
+        if not spoken and not request:
+            return
+        now = self._segmenter.position
+        start, end = (spoken[0][0].start, spoken[-1][0].end) if spoken else (now, now)
+        words = tuple(
+            replace(
+                word,
+                start_s=word.start_s + segment.start / SAMPLE_RATE,
+                end_s=word.end_s + segment.start / SAMPLE_RATE,
+            )
+            for segment, decoded in spoken
+            for word in decoded.words
+        )
+        self._emit(
+            FinalTranscript(
+                _join(spoken),
+                self._utterance,
+                start / SAMPLE_RATE,
+                end / SAMPLE_RATE,
+                words,
+                request,
+            )
+        )
+        self._utterance += 1
+
+    def _emit(self, event: RecognitionEvent) -> None:
+        self._outbox.append(event)
+        self._news.set()
+
+
+def _same_samples(a: Segment, b: Segment) -> bool:
+    return a.start == b.start and a.end == b.end
+
+
+def _join(parts: list[tuple[Segment, Decoded]]) -> str:
+    return " ".join(decoded.text for _, decoded in parts if decoded.text)

@@ -1,0 +1,91 @@
+"""Every error a caller can meet, in one small hierarchy.
+
+Each message names what was asked, what the limit is and what to do. Errors
+cross process boundaries: their only positional argument is the message, extra
+facts are attributes, so that they survive pickling as they are.
+"""
+
+from __future__ import annotations
+
+
+class SpeechError(Exception):
+    """Base of all errors raised on purpose by this project.
+
+    Attributes:
+        exit_code: What the command line exits with when it meets the error.
+    """
+
+    exit_code = 1
+
+
+class InvalidRequest(SpeechError, ValueError):
+    """The caller asked for something that can never work as asked."""
+
+    exit_code = 2
+
+
+class NothingToSpeak(InvalidRequest):
+    """The text is empty, or holds nothing that can be spoken (only emoji, say)."""
+
+
+class TextTooLong(InvalidRequest):
+    """The text is larger than one request may carry."""
+
+
+class UnknownVoice(InvalidRequest):
+    """The engine has no such voice; the message lists those it has."""
+
+
+class UnknownLanguage(InvalidRequest):
+    """The engine does not speak or understand the language; the message lists those it does."""
+
+
+class UnsupportedOption(InvalidRequest):
+    """The engine cannot honour an option, and ignoring it silently would be a lie."""
+
+
+class AudioFormatError(InvalidRequest):
+    """Bytes, samples or a file that cannot be read as the audio they are said to be."""
+
+
+class ConfigError(InvalidRequest):
+    """A configuration that does not validate; the message names the key."""
+
+
+class UnknownEngine(ConfigError):
+    """No engine has this name, or its package is not installed."""
+
+
+class SessionClosed(InvalidRequest):
+    """The recognition session has ended, or this replica never had it."""
+
+
+class Overloaded(SpeechError):
+    """Every slot is taken; nothing is wrong with the request.
+
+    Attributes:
+        retry_after_s: When it is sensible to ask again, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        """Keep the message and when to come back."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StreamStalled(SpeechError):
+    """The other side of a stream stopped reading or pushing for longer than allowed."""
+
+
+class EngineFailed(SpeechError):
+    """An engine failed on a request that was valid; the replica goes on serving."""
+
+
+class DaemonUnavailable(SpeechError):
+    """There is no daemon to talk to; the message says how to start or reach one."""
+
+    exit_code = 4
+
+
+class DaemonRunning(InvalidRequest):
+    """A daemon already runs where a second one was asked for."""

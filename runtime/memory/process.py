@@ -1,0 +1,84 @@
+"""What processes hold of the host's memory, read from /proc."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """A process; ``resident_bytes`` is its proportional set size, None where it cannot be read."""
+
+    pid: int
+    name: str
+    resident_bytes: int | None
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Proportional set size of a process in bytes: shared pages count by their share.
+
+    Returns None where the kernel does not tell: no such process, not ours, no Linux.
+    """
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return None
+    for line in rollup.splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """User and system time a process has used, in seconds; None where it cannot be read."""
+    fields = _stat(pid)
+    return None if fields is None else (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def process_state(pid: int) -> str | None:
+    """The kernel's letter for a process's state (``Z`` is a zombie); None if there is none."""
+    fields = _stat(pid)
+    return None if fields is None else fields[0]
+
+
+def process_tree(root: int) -> list[ProcessMemory]:
+    """A process and all that descend from it, with what each holds."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
+            children[int(fields[1])].append(int(entry.name))
+    tree, waiting = [], [root]
+    while waiting:
+        pid = waiting.pop()
+        tree.append(ProcessMemory(pid, _name(pid), resident_bytes(pid)))
+        waiting += children[pid]
+    return tree
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the command's name; the first is the state."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()
+
+
+def _name(pid: int) -> str:
+    """A short name: ``ray::ServeReplica:speech:TTS`` as it is, else the program or script."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return "?"
+    if words[0].startswith("ray::"):
+        return words[0].strip()
+    if Path(words[0]).name.startswith("python"):
+        if "-m" in words:
+            return words[words.index("-m") + 1]
+        words = [word for word in words[1:] if not word.startswith("-")] or words
+    return Path(words[0]).name

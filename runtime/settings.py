@@ -1,0 +1,59 @@
+"""What the environment decides: where the daemon keeps its files, and its time limits.
+
+Everything else is in the Serve configuration (``runtime.config``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "speech-runtime"
+
+
+class Settings(BaseSettings):
+    """Read from ``SPEECH_*`` environment variables, validated once, frozen.
+
+    One state folder holds at most one daemon; several daemons on a machine use several.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SPEECH_", frozen=True)
+
+    state_dir: Path = Field(
+        default_factory=_default_state_dir,
+        description="The daemon's record, token, lock and log.",
+    )
+    temp_dir: Path | None = Field(
+        default=None,
+        description="Ray's sockets and logs; at most 40 characters long, as socket names must "
+        "fit into 107. By default a folder of its own under the system's temporary folder.",
+    )
+    port: int = Field(
+        default=0, ge=0, le=65_535, description="Port of the cluster's head; 0 takes a free one."
+    )
+    connect_timeout_s: float = Field(
+        default=5.0, gt=0, description="How long a client tries to reach the daemon."
+    )
+    start_timeout_s: float = Field(
+        default=600.0, gt=0, description="How long the deployments may take to become ready."
+    )
+    drain_timeout_s: float = Field(
+        default=10.0, gt=0, description="How long running requests may go on when stopping."
+    )
+
+    @cached_property
+    def ray_dir(self) -> Path:
+        """The folder for Ray's sockets and logs."""
+        if self.temp_dir is not None:
+            return self.temp_dir
+        owner = hashlib.sha256(str(self.state_dir.absolute()).encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"speech-{os.getuid()}-{owner}"

@@ -1,0 +1,485 @@
+"""The contract between callers, deployments and engines.
+
+Requests, audio chunks, transcripts, events and capabilities are frozen values
+that travel through Serve handles; the two Protocols are what an engine is.
+Nothing here imports an engine, a cluster or a numerical library beyond numpy's
+types.
+
+Conventions, everywhere in the project:
+
+* PCM16 is signed 16-bit little-endian, mono, no header.
+* Samples inside engines are float32 in [-1, 1], shape ``(n,)``.
+* Positions and lengths are sample counts (int); times are seconds (float) since
+  the first sample of the stream or file, never wall-clock times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import (
+    InvalidRequest,
+    NothingToSpeak,
+    TextTooLong,
+    UnknownLanguage,
+    UnknownVoice,
+    UnsupportedOption,
+)
+from runtime.text import has_speech, primary_language, speakable
+
+PROTOCOL_VERSION = 1
+"""Version of the calls between client and deployments; both sides must agree."""
+
+MAX_TEXT_CHARS = 2_000_000
+"""Longest text of one request: a handle call carries at most 4 MiB (gRPC's default)."""
+
+Samples: TypeAlias = npt.NDArray[np.float32]
+"""Mono float32 samples in [-1, 1], shape ``(n,)``."""
+
+
+# --- synthesis ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisRequest:
+    """One utterance to be spoken, of any length up to ``MAX_TEXT_CHARS``.
+
+    Attributes:
+        text: What to say; Unicode, any number of sentences.
+        voice: A voice's name, case-insensitive; None takes the engine's default.
+        language: BCP 47 tag such as ``en`` or ``en-US``; only the primary subtag
+            counts. None takes the language of the voice.
+        normalise: Read numbers, dates and currency as words. False hands the text
+            to the model as it stands, where the engine can.
+        seed: Makes the audio repeatable, where the engine can; None draws one.
+        speed: 1.0 is the voice's own pace, 2.0 twice as fast, where the engine can.
+    """
+
+    text: str
+    voice: str | None = None
+    language: str | None = None
+    normalise: bool = True
+    seed: int | None = None
+    speed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """A stretch of synthesised audio.
+
+    Attributes:
+        pcm: PCM16 mono little-endian; may be empty only on the last chunk.
+        sample_rate: Hz, the same for all chunks of an utterance.
+        first_sample: Index within the utterance of the first sample in ``pcm``;
+            chunks are contiguous and in order.
+        piece: Index of the text piece (sentence) that the samples belong to.
+        end: True on the last chunk of the utterance, and only there.
+    """
+
+    pcm: bytes
+    sample_rate: int
+    first_sample: int
+    piece: int = 0
+    end: bool = False
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in this chunk."""
+        return len(self.pcm) // 2
+
+    @property
+    def next_sample(self) -> int:
+        """Index of the sample that follows this chunk."""
+        return self.first_sample + self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A voice an engine can speak with, and the languages it speaks."""
+
+    name: str
+    languages: tuple[str, ...]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesizerCapabilities:
+    """What a synthesizer can do.
+
+    Attributes:
+        voices: All voices; the first is the default.
+        sample_rate: Native output rate in Hz.
+        streaming: True if audio leaves the engine before its sentence is complete;
+            False means sentence by sentence.
+        speed: Slowest and fastest pace, or None where the pace cannot be changed.
+        seed: True if a fixed seed repeats the audio exactly.
+        raw_text: True if ``normalise=False`` is possible.
+        slots: How many utterances the engine synthesises at the same time.
+    """
+
+    voices: tuple[Voice, ...]
+    sample_rate: int
+    streaming: bool
+    speed: tuple[float, float] | None = None
+    seed: bool = False
+    raw_text: bool = False
+    slots: int = 1
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Primary language subtags of all voices, in order, each once."""
+        return tuple(dict.fromkeys(tag for voice in self.voices for tag in voice.languages))
+
+
+def resolve_synthesis(
+    request: SynthesisRequest, capabilities: SynthesizerCapabilities
+) -> tuple[SynthesisRequest, int]:
+    """Validate a request against an engine and fill in its defaults.
+
+    Returns:
+        The request with speakable text, an exact voice name and a primary language
+        subtag, as engines expect it; and the number of characters removed from the text.
+
+    Raises:
+        NothingToSpeak: The text holds no letter and no number.
+        TextTooLong: More than ``MAX_TEXT_CHARS`` characters.
+        UnknownVoice: No such voice, or it does not speak the language asked for.
+        UnknownLanguage: No voice speaks the language.
+        UnsupportedOption: Pace, seed or raw text that the engine cannot honour.
+    """
+    if len(request.text) > MAX_TEXT_CHARS:
+        raise TextTooLong(
+            f"The text has {len(request.text):,} characters; one request carries at most "
+            f"{MAX_TEXT_CHARS:,}. Send it in parts."
+        )
+    voice = _pick_voice(request, capabilities)
+    language = primary_language(request.language) if request.language else voice.languages[0]
+    _check_options(request, capabilities)
+    clean = speakable(request.text)
+    if not has_speech(clean.text):
+        raise NothingToSpeak(
+            "The text is empty or whitespace; give at least one word."
+            if not request.text.strip()
+            else f"Nothing in {request.text[:40]!r} can be spoken; give a letter or a digit."
+        )
+    resolved = replace(request, text=clean.text, voice=voice.name, language=language)
+    return resolved, clean.removed
+
+
+def _pick_voice(request: SynthesisRequest, capabilities: SynthesizerCapabilities) -> Voice:
+    language = primary_language(request.language) if request.language else None
+    if language is not None and language not in capabilities.languages:
+        raise UnknownLanguage(
+            f"No voice speaks {request.language!r}; languages: {', '.join(capabilities.languages)}."
+        )
+    if request.voice is None:
+        speaking = (v for v in capabilities.voices if language is None or language in v.languages)
+        return next(speaking)
+    by_name = {voice.name.casefold(): voice for voice in capabilities.voices}
+    voice = by_name.get(request.voice.casefold())
+    if voice is None:
+        names = ", ".join(v.name for v in capabilities.voices)
+        raise UnknownVoice(f"There is no voice {request.voice!r}; voices: {names}.")
+    if language is not None and language not in voice.languages:
+        raise UnknownVoice(
+            f"Voice {voice.name!r} does not speak {language!r}; it speaks: "
+            f"{', '.join(voice.languages)}."
+        )
+    return voice
+
+
+def _check_options(request: SynthesisRequest, capabilities: SynthesizerCapabilities) -> None:
+    if request.speed != 1.0:
+        if capabilities.speed is None:
+            raise UnsupportedOption("This engine speaks at one pace; leave speed at 1.0.")
+        slowest, fastest = capabilities.speed
+        if not slowest <= request.speed <= fastest:  # also refuses NaN
+            raise UnsupportedOption(
+                f"Speed {request.speed} is out of range; this engine takes {slowest} to {fastest}."
+            )
+    if request.seed is not None and not capabilities.seed:
+        raise UnsupportedOption("This engine cannot repeat its audio; leave seed unset.")
+    if request.seed is not None and request.seed < 0:
+        raise UnsupportedOption(f"A seed is a whole number from 0; {request.seed} is not.")
+    if not request.normalise and not capabilities.raw_text:
+        raise UnsupportedOption("This engine always normalises its text; leave normalise on.")
+
+
+# --- recognition -------------------------------------------------------------
+
+RecognitionMode: TypeAlias = Literal["live", "file"]
+"""``live`` answers early with partials; ``file`` takes its time and is accurate."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionOptions:
+    """How a stream or a file is to be recognised.
+
+    Attributes:
+        sample_rate: Hz of the PCM16 that will be pushed, 8,000 to 192,000.
+        mode: Which of the deployment's engines listens.
+        language: BCP 47 tag; None takes the engine's default.
+        words: Ask for the time of each word, where the engine can.
+        partials: Ask for partial transcripts, where the engine can.
+        endpoint_ms: Silence that ends an utterance by itself, in ms of audio; None
+            leaves it to ``finalize()``, as a bot with its own VAD wants it.
+    """
+
+    sample_rate: int = 16_000
+    mode: RecognitionMode = "live"
+    language: str | None = None
+    words: bool = False
+    partials: bool = True
+    endpoint_ms: int | None = 800
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One recognised word; times in seconds since the first sample of the stream."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartialTranscript:
+    """What an utterance sounds like so far; the next event may change it.
+
+    Attributes:
+        text: The whole utterance so far.
+        utterance: Counts utterances of the stream from 0; the final carries the same.
+        start_s: Audio time at which the utterance starts.
+        end_s: Audio time up to which it has been heard.
+    """
+
+    text: str
+    utterance: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinalTranscript:
+    """What an utterance was; nothing will change it.
+
+    Attributes:
+        text: The utterance; empty if ``finalize()`` found no speech.
+        utterance: Counts utterances of the stream from 0.
+        start_s: Audio time at which the utterance starts.
+        end_s: Audio time at which it ends.
+        words: Times of its words; empty where they were not asked for.
+        request: Which ``finalize()`` call this answers, counted from 1; 0 where the
+            stream ended the utterance by itself.
+    """
+
+    text: str
+    utterance: int
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+    request: int = 0
+
+
+RecognitionEvent: TypeAlias = PartialTranscript | FinalTranscript
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A whole recording.
+
+    Attributes:
+        text: All utterances, joined by spaces.
+        seconds: Length of the recording.
+        words: Times of its words; empty where they were not asked for.
+        utterances: The finals it is made of.
+    """
+
+    text: str
+    seconds: float
+    words: tuple[Word, ...] = ()
+    utterances: tuple[FinalTranscript, ...] = ()
+
+    @classmethod
+    def of(cls, finals: list[FinalTranscript], seconds: float) -> Transcript:
+        """Join the finals of a recording that lasts ``seconds``."""
+        spoken = tuple(final for final in finals if final.text)
+        return cls(
+            text=" ".join(final.text for final in spoken),
+            seconds=seconds,
+            words=tuple(word for final in spoken for word in final.words),
+            utterances=spoken,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RecognizerCapabilities:
+    """What a recognizer can do.
+
+    Attributes:
+        languages: Primary language subtags; the first is the default.
+        sample_rate: Hz of the samples it takes.
+        streaming: True if it gives partial transcripts while audio arrives.
+        words: True if it gives the times of words.
+        slots: How many streams it holds at the same time.
+    """
+
+    languages: tuple[str, ...]
+    sample_rate: int
+    streaming: bool
+    words: bool
+    slots: int
+
+
+def resolve_recognition(
+    options: RecognitionOptions, capabilities: RecognizerCapabilities
+) -> RecognitionOptions:
+    """Validate options against an engine and fill in its default language.
+
+    Raises:
+        UnknownLanguage: The engine does not understand the language.
+        UnsupportedOption: Word times from an engine without, or a senseless endpoint.
+        InvalidRequest: A mode there is not.
+    """
+    if options.mode not in ("live", "file"):
+        raise InvalidRequest(f"There is no recognition mode {options.mode!r}; use live or file.")
+    language = primary_language(options.language) if options.language else None
+    if language is not None and language not in capabilities.languages:
+        raise UnknownLanguage(
+            f"The recognizer does not understand {options.language!r}; languages: "
+            f"{', '.join(capabilities.languages)}."
+        )
+    if options.words and not capabilities.words:
+        raise UnsupportedOption(
+            "This engine knows no times of words; ask for words=False, or for mode='file' "
+            "if that engine knows them."
+        )
+    if options.endpoint_ms is not None and options.endpoint_ms < 100:
+        raise UnsupportedOption(
+            f"endpoint_ms is {options.endpoint_ms}; silences inside words last up to 100 ms."
+        )
+    return replace(options, language=language or capabilities.languages[0])
+
+
+# --- engines -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What it took to load an engine: seconds, first-inference ms, and what was loaded."""
+
+    seconds: float
+    warmup_ms: float
+    details: dict[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Synthesizer(Protocol):
+    """An engine that speaks.
+
+    Constructors take keyword options only and load nothing; ``load`` does. Model work
+    never runs on the event loop that calls these methods.
+    """
+
+    @property
+    def capabilities(self) -> SynthesizerCapabilities:
+        """Known before ``load``."""
+        ...
+
+    async def load(self) -> LoadReport:
+        """Read the weights and run once, so that the first request is not the slow one."""
+        ...
+
+    def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Speak a request that ``resolve_synthesis`` has validated.
+
+        Chunks come as they are made, contiguous from sample 0, the last with ``end``
+        set. Closing the iterator frees the slot within one step of the engine.
+
+        Raises:
+            EngineFailed: The model failed; the engine goes on serving others.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free everything; calls that are still running fail."""
+        ...
+
+
+class RecognitionStream(Protocol):
+    """One caller's audio on its way through a recognizer."""
+
+    async def push(self, samples: Samples) -> None:
+        """Add float32 samples at the engine's rate, any number of them.
+
+        Returns as soon as the stream can take more, which is what bounds its memory
+        when audio arrives faster than it can be recognised.
+
+        Raises:
+            SessionClosed: After ``finish`` or ``close``.
+        """
+        ...
+
+    async def finalize(self) -> int:
+        """End the utterance here; its final carries the number returned.
+
+        Audio pushed afterwards opens the next utterance.
+        """
+        ...
+
+    async def finish(self) -> None:
+        """No more audio: what was said gets its final, then ``events`` ends."""
+        ...
+
+    def events(self) -> AsyncGenerator[RecognitionEvent, None]:
+        """Partials and finals in order, until the stream is finished or closed.
+
+        Raises:
+            EngineFailed: The model failed on this stream.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Drop the stream and free its slot; harmless when called again."""
+        ...
+
+
+@runtime_checkable
+class Recognizer(Protocol):
+    """An engine that listens. The same rules as for a Synthesizer."""
+
+    @property
+    def capabilities(self) -> RecognizerCapabilities:
+        """Known before ``load``."""
+        ...
+
+    async def load(self) -> LoadReport:
+        """Read the weights and run once, so that the first request is not the slow one."""
+        ...
+
+    def open(self, options: RecognitionOptions) -> RecognitionStream:
+        """Take a slot for a stream whose options ``resolve_recognition`` has validated.
+
+        Raises:
+            Overloaded: All slots are taken.
+        """
+        ...
+
+    async def transcribe(self, samples: Samples, options: RecognitionOptions) -> Transcript:
+        """Recognise a recording that is in memory as a whole, float32 at the engine's rate.
+
+        Raises:
+            Overloaded: All slots are taken.
+            EngineFailed: The model failed on this recording.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free everything; calls that are still running fail."""
+        ...
