@@ -7,6 +7,7 @@ resampling is soxr's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +46,10 @@ def pcm16_to_float32(pcm: bytes | bytearray | memoryview) -> Samples:
     Raises:
         AudioFormatError: An odd number of bytes.
     """
-    if len(pcm) % 2:
+    size = memoryview(pcm).nbytes  # len() of a view counts its items, which need not be bytes
+    if size % 2:
         raise AudioFormatError(
-            f"{len(pcm)} bytes are not PCM16: two bytes make a sample, so the count is even."
+            f"{size} bytes are not PCM16: two bytes make a sample, so the count is even."
         )
     return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / np.float32(_FULL_SCALE)
 
@@ -62,8 +64,9 @@ def float32_to_pcm16(samples: Samples) -> bytes:
     """
     if not np.isfinite(samples).all():
         raise AudioFormatError("The samples contain NaN or infinity.")
-    scaled = np.rint(np.asarray(samples, dtype=np.float32) * np.float32(_FULL_SCALE))
-    pcm: bytes = np.clip(scaled, -32_768, 32_767).astype("<i2").tobytes()
+    clipped = np.clip(samples, -1.0, 1.0).astype(np.float32)  # first: scaling could overflow
+    scaled = np.rint(clipped * np.float32(_FULL_SCALE))
+    pcm: bytes = np.minimum(scaled, 32_767).astype("<i2").tobytes()
     return pcm
 
 
@@ -146,22 +149,29 @@ class AudioFile:
                 is not supported.
         """
         path = Path(path)
-        if not path.exists():
-            raise AudioFormatError(f"There is no file {path}.")
-        if not path.is_file():
-            raise AudioFormatError(f"{path} is not a file.")
-        if path.stat().st_size == 0:
-            raise AudioFormatError(f"{path} is empty.")
         try:
-            info = soundfile.info(str(path))
-        except (soundfile.LibsndfileError, RuntimeError) as error:
+            if not path.exists():
+                raise AudioFormatError(f"There is no file {path}.")
+            if not path.is_file():
+                raise AudioFormatError(f"{path} is not a file.")
+            if path.stat().st_size == 0:
+                raise AudioFormatError(f"{path} is empty.")
+        except OSError as error:  # a name too long, a folder we may not look into
+            raise AudioFormatError(f"{path} cannot be read ({error.strerror}).") from error
+        try:
+            info = soundfile.info(os.fsencode(path))
+        except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+            # TypeError: soundfile takes a name that ends in .raw for headerless samples.
             raise AudioFormatError(
                 f"{path} cannot be read as audio ({_reason(error)}). WAV, FLAC, Ogg and MP3 can; "
                 "convert other formats first."
             ) from error
         if info.frames == 0:
             raise AudioFormatError(f"{path} holds no samples.")
-        check_sample_rate(info.samplerate)
+        try:
+            check_sample_rate(info.samplerate)
+        except AudioFormatError as error:
+            raise AudioFormatError(f"{path} cannot be used: {error}") from None
         return cls(path, info.samplerate, info.frames / info.samplerate)
 
     def blocks(self) -> Iterator[Samples]:
@@ -172,7 +182,7 @@ class AudioFile:
         """
         size = int(_BLOCK_S * self.sample_rate)
         try:
-            with soundfile.SoundFile(str(self.path)) as file:
+            with soundfile.SoundFile(os.fsencode(self.path)) as file:
                 while len(block := file.read(size, dtype="float32", always_2d=True)):
                     mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
                     samples, invalid = silence_invalid(np.ascontiguousarray(mono))
@@ -189,7 +199,8 @@ class WavWriter:
 
     def __init__(self, target: str | Path | IO[bytes], sample_rate: int) -> None:
         """``target`` is a path or a seekable binary file; the rate is in Hz."""
-        name = str(target) if isinstance(target, (str, Path)) else target
+        self._target = target
+        name = os.fsencode(target) if isinstance(target, (str, Path)) else target
         try:
             self._file = soundfile.SoundFile(
                 name, "w", sample_rate, channels=1, subtype="PCM_16", format="WAV"
@@ -198,8 +209,17 @@ class WavWriter:
             raise AudioFormatError(f"{target} cannot be written ({_reason(error)}).") from error
 
     def write(self, pcm: bytes) -> None:
-        """Append PCM16 mono little-endian samples."""
-        self._file.buffer_write(pcm, dtype="int16")
+        """Append PCM16 mono little-endian samples.
+
+        Raises:
+            AudioFormatError: They cannot be written: the disk is full, say.
+        """
+        try:
+            self._file.buffer_write(pcm, dtype="int16")
+        except (soundfile.LibsndfileError, AssertionError) as error:
+            # AssertionError: how soundfile says that a file object took less than it was given.
+            why = _reason(error) or "it took less than it was given"
+            raise AudioFormatError(f"{self._target} cannot be written ({why}).") from error
 
     def close(self) -> None:
         """Complete the header."""

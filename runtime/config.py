@@ -146,49 +146,58 @@ def read_config(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: the 31st of February, say
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no Serve configuration: it must be a mapping.")
-    application_args(document, str(path))
+    speech_applications(document, str(path))
     return document
 
 
-def application_args(document: dict[str, Any], origin: str) -> SpeechAppArgs:
-    """The validated arguments of the speech application in a Serve configuration.
+def speech_applications(document: dict[str, Any], origin: str) -> dict[str, SpeechAppArgs]:
+    """The validated arguments of the speech applications in a Serve configuration, by name.
 
     Raises:
-        ConfigError: No application is built by ``deployments.app:build_app``, or its
-            arguments or deployments do not validate.
+        ConfigError: No application is built by ``deployments.app:build_app``, or the
+            arguments or deployments of one do not validate.
     """
     applications = document.get("applications")
+    found: dict[str, SpeechAppArgs] = {}
     for index, application in enumerate(applications if isinstance(applications, list) else []):
         if isinstance(application, dict) and application.get("import_path") == BUILDER:
-            args = validate(
-                SpeechAppArgs,
-                application.get("args") or {},
-                origin,
-                ("applications", index, "args"),
-            )
-            _check_deployments(application, origin)
-            return args
-    raise ConfigError(f"{origin} has no application with import_path: {BUILDER}.")
+            place = ("applications", index)
+            args = application.get("args") or {}
+            name = str(application.get("name", "default"))
+            found[name] = validate(SpeechAppArgs, args, origin, (*place, "args"))
+            _check_deployments(application, origin, place)
+    if not found:
+        raise ConfigError(f"{origin} has no application with import_path: {BUILDER}.")
+    return found
 
 
-def _check_deployments(application: dict[str, Any], origin: str) -> None:
+def _check_deployments(
+    application: dict[str, Any], origin: str, place: tuple[str | int, ...]
+) -> None:
     user_configs: dict[str, type[BaseModel]] = {
         ASR_DEPLOYMENT: AsrUserConfig,
         TTS_DEPLOYMENT: TtsUserConfig,
     }
-    for index, deployment in enumerate(application.get("deployments") or []):
+    deployments = application.get("deployments") or []
+    if not isinstance(deployments, list):
+        raise ConfigError(f"{origin}: {'.'.join(map(str, place))}.deployments must be a list.")
+    for index, deployment in enumerate(deployments):
         name = deployment.get("name") if isinstance(deployment, dict) else None
         if not isinstance(name, str) or name not in user_configs:
             raise ConfigError(
-                f"{origin}: applications.0.deployments.{index}.name is {name!r}; "
+                f"{origin}: {'.'.join(map(str, place))}.deployments.{index}.name is {name!r}; "
                 f"deployments: {', '.join(user_configs)}."
             )
-        place = ("applications", 0, "deployments", index, "user_config")
-        validate(user_configs[name], deployment.get("user_config") or {}, origin, place)
+        validate(
+            user_configs[name],
+            deployment.get("user_config") or {},
+            origin,
+            (*place, "deployments", index, "user_config"),
+        )
 
 
 ModelT = typing.TypeVar("ModelT", bound=BaseModel)

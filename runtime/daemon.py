@@ -29,17 +29,14 @@ SHARED_ENVIRONMENT: Mapping[str, str] = {
     # work must then never block that loop, which is the rule here anyway.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Ray's environment in every process of the daemon and of its clients."""
+"""Ray's environment in every process that holds or serves handles."""
 
-LOOPBACK_ENVIRONMENT: Mapping[str, str] = {
-    # Keeps the head on 127.0.0.1 instead of the first network card; a cluster of
-    # several hosts cannot have it.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-}
-"""Added for a cluster that stays on one host."""
+# Keeps a cluster on 127.0.0.1 instead of the first network card; one of several hosts
+# cannot have it.
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_INHERITED = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", _LOOPBACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +76,25 @@ def ray_version() -> str:
     return version("ray")
 
 
-def ray_environment(settings: Settings, *, loopback: bool) -> dict[str, str]:
-    """Ray's environment for a daemon of these settings."""
-    environment = {**SHARED_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token_path(settings))}
-    return {**environment, **LOOPBACK_ENVIRONMENT} if loopback else environment
+def own_cluster_environment(settings: Settings) -> dict[str, str]:
+    """Ray's environment for the cluster that a daemon starts: loopback, and a token."""
+    return {
+        **SHARED_ENVIRONMENT,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
+        _LOOPBACK: "0",
+    }
+
+
+def joined_cluster_environment() -> dict[str, str]:
+    """Ray's environment for a cluster that others started: its token is theirs to set."""
+    inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+    return {**SHARED_ENVIRONMENT, **inherited}
+
+
+def is_loopback(environment: Mapping[str, str]) -> bool:
+    """Whether a cluster of this environment keeps to 127.0.0.1."""
+    return environment.get(_LOOPBACK) == "0"
 
 
 def token_path(settings: Settings) -> Path:
@@ -111,7 +123,9 @@ def sole_daemon(settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            record = read_record(settings)
+            record = None
+            with suppress(DaemonUnavailable):  # unreadable, and no less running for that
+                record = read_record(settings)
             who = f"(process {record.pid}, {record.config}) " if record else ""
             raise DaemonRunning(
                 f"A daemon {who}already runs in {settings.state_dir}. Stop it with `speech down`, "

@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     One state folder holds at most one daemon; several daemons on a machine use several.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SPEECH_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SPEECH_", env_ignore_empty=True, frozen=True)
 
     state_dir: Path = Field(
         default_factory=_default_state_dir,

@@ -337,7 +337,7 @@ def _is_boundary(
 ) -> bool:
     """Tell whether terminators, whose closing marks reach to cut, end the sentence at start."""
     following = _skip_space(text, cut)
-    if following == len(text) or _is_break(text, cut, following):
+    if following == len(text):
         return True
     run, before, after = found[0], text[max(found.start() - 1, 0)], text[following]
     if _NEEDS_NO_SPACE.search(run):

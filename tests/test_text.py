@@ -110,6 +110,7 @@ def test_joiners_between_indic_letters_stay(word: str) -> None:
         "a < b and c > d",
         "a <b and c> d",
         "I <3 you </3",
+        "_private snake_case",
         "snake_case_name and 5 * 3 * 2 and 5*3*2 and 2**3**4",
         "f**k and s**t, 4* hotel, ~5, #1 and AT&T; A & B",
         "Mr. O'Neil-Smith said: “no” …",
@@ -182,6 +183,10 @@ def test_composed_letters_are_kept_but_compatibility_forms_are_not_rewritten() -
     assert speakable("Viê\u0323t ﬁn ２").text == "Việt ﬁn ２"
 
 
+def test_marks_heaped_on_one_letter_are_thinned_out() -> None:
+    assert speakable("a" + "\u0323" * 50 + "b").removed == 20
+
+
 def test_white_space_collapses_without_counting_as_removed() -> None:
     text = " a \t b\r\nc\u00a0\u3000d \n \r\n\n e\u2028f "
     assert speakable(text) == SpeakableText("a b\nc d\n\ne\nf", 0)
@@ -245,6 +250,7 @@ SPACED = {
         "He paid $3.14 for 1,000.5 g. | Then he left.",
         "I live in the U.S. | The weather is nice.",
         "The U.S. Army came. | It left.",
+        "He waited… 3 hours... 10 more. | Done.",
         "J. K. Rowling and George R. R. Martin wrote. | So do I. | John reads.",
         "We left at 5 p.m. sharp. | They came at 6 a.m. | Nobody slept.",
         "Apples, pears, etc. are fine. | Plums, figs, etc. | Then nuts.",
@@ -253,6 +259,7 @@ SPACED = {
         '"Really?" he said. | "Yes!" | She left.',
         "“Go.” | He went (slowly.) | She stayed [here.] | End.[12] | Next.",
         "See https://a.b/c.html?x=1. | Mail me@x.co.uk! | Open file.tar.gz v2.0.1 now. | Done.",
+        "Visit example.inc. | Good. | The c.o.d. Smith paid. | Bye.",
         "Is it No. 5? | I said no. | Then on Jan. 5 he met Smith et al. | The end.",
         "What?! | No!!! | Really . . . yes. | OK",
         "Apple Inc. bought it. | He joined Apple Inc. | The firm grew.",
@@ -460,6 +467,7 @@ def test_a_long_sentence_is_cut_where_it_hurts_least(
         ("Hello.\n\n“\n\nWorld.", 20, ["Hello.", "“\n\nWorld."]),
         ("...\n\nHello.", 20, ["...\n\nHello."]),
         ("Hello.\n\n—", 20, ["Hello.\n\n—"]),
+        ("Hi.\n\n—\n\nWorldwide.", 10, ["Hi.\n\n—", "Worldwide."]),
         ("Hello.\n\n***\n\nWorld!", 6, ["Hello.", "World!"]),
         ("?!\n\n...\n\n—", 20, []),
         ("", 20, []),

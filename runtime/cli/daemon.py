@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from runtime.cli.head import Progress, running, wait_for_signal
 from runtime.cli.output import console, notes, print_json, working
-from runtime.config import application_args, find_config, read_config
+from runtime.config import find_config, read_config, speech_applications
 from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon
 from runtime.errors import DaemonUnavailable, SpeechError
 from runtime.memory.process import ProcessMemory, process_tree
@@ -68,9 +69,10 @@ def up(
 
 
 def _engines(document: dict[str, Any], path: Path) -> str:
-    args = application_args(document, str(path))
-    engines = [args.tts.engine] if args.tts else []
-    engines += [e.engine for e in (args.asr.live, args.asr.file) if e] if args.asr else []
+    engines: list[str] = []
+    for args in speech_applications(document, str(path)).values():
+        engines += [args.tts.engine] if args.tts else []
+        engines += [e.engine for e in (args.asr.live, args.asr.file) if e] if args.asr else []
     return ", ".join(engines)
 
 
@@ -179,9 +181,7 @@ async def _deployments() -> list[dict[str, Any]]:
             rows.append(row)
         return rows
     except DaemonUnavailable as error:
-        raise DaemonUnavailable(
-            f"The daemon runs but its deployments do not answer: {error}"
-        ) from error
+        raise DaemonUnavailable(f"The deployments do not answer: {error}") from error
     finally:
         await client.aclose()
 
@@ -211,9 +211,9 @@ def _print_status(
     record: DaemonRecord, deployments: list[dict[str, Any]], processes: list[ProcessMemory]
 ) -> None:
     state = "[green]ready[/]" if record.ready else "[yellow]starting[/]"
-    minutes = (time.time() - record.started_at) / 60
+    uptime = timedelta(seconds=round(time.time() - record.started_at))
     console.print(
-        f"{state}  {record.config} at {record.address}, process {record.pid}, up {minutes:.0f} min, "
+        f"{state}  {record.config} at {record.address}, process {record.pid}, up {uptime}, "
         f"{_gib(_total(processes)):.2f} GiB",
         soft_wrap=True,
     )

@@ -20,8 +20,8 @@ from runtime.cli.output import console, print_json
 from runtime.daemon import (
     DaemonRecord,
     check_versions,
+    own_cluster_environment,
     python_version,
-    ray_environment,
     read_record,
     running_daemon,
 )
@@ -143,7 +143,7 @@ def _weights(_: Settings) -> list[Finding]:
 
 def _ray(settings: Settings) -> list[Finding]:
     findings = []
-    wanted = ray_environment(settings, loopback=True)
+    wanted = own_cluster_environment(settings)
     conflicts = [
         f"{key}={os.environ[key]}"
         for key, value in wanted.items()

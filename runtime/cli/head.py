@@ -26,15 +26,17 @@ from runtime.daemon import (
     DaemonRecord,
     adopt_environment,
     is_alive,
+    is_loopback,
+    joined_cluster_environment,
     make_token,
+    own_cluster_environment,
     python_version,
-    ray_environment,
     ray_version,
     remove_record,
     sole_daemon,
     write_record,
 )
-from runtime.errors import ConfigError, SpeechError
+from runtime.errors import ConfigError, DaemonUnavailable, SpeechError
 from runtime.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
@@ -75,14 +77,14 @@ def running(
         SpeechError: The cluster or a deployment did not start.
     """
     started = time.monotonic()
+    own = address is None
+    environment = own_cluster_environment(settings) if own else joined_cluster_environment()
+    adopt_environment(environment)
+    schema = _schema(document, config_name)
     with sole_daemon(settings):
         make_token(settings)
-        adopt_environment(ray_environment(settings, loopback=address is None))
-        schema = _schema(document, config_name)
         try:
-            if address is None:
-                _check_port(settings)
-            head = _start_head(settings) if address is None else _join(address)
+            head = _start_head(settings) if address is None else _join(address, schema)
             on_progress(Progress(f"cluster at {head}", time.monotonic() - started))
             record = DaemonRecord(
                 pid=os.getpid(),
@@ -92,7 +94,7 @@ def running(
                 config=config_name,
                 python=python_version(),
                 ray=ray_version(),
-                environment=ray_environment(settings, loopback=address is None),
+                environment=environment,
                 log=str(settings.ray_dir / "session_latest" / "logs"),
             )
             write_record(settings, record)
@@ -101,7 +103,8 @@ def running(
             write_record(settings, record)
             yield record
         finally:
-            _stop(owns_cluster=address is None)
+            ours = [application.name for application in schema.applications]
+            _stop(None if own else ours)
             remove_record(settings)
 
 
@@ -122,6 +125,7 @@ def _schema(document: dict[str, Any], origin: str) -> Any:
 def _start_head(settings: Settings) -> str:
     import ray
 
+    _check_port(settings)
     if len(str(settings.ray_dir)) > _MAX_RAY_DIR:
         raise ConfigError(
             f"{settings.ray_dir} is longer than {_MAX_RAY_DIR} characters, and the names of Ray's "
@@ -142,12 +146,29 @@ def _start_head(settings: Settings) -> str:
     return str(context.address_info["gcs_address"])
 
 
-def _join(address: str) -> str:
+def _join(address: str, schema: Any) -> str:
     import ray
+    from ray import serve
 
-    context = ray.init(
-        address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="speech"
-    )
+    options = {"_node_ip_address": "127.0.0.1"} if is_loopback(os.environ) else {}
+    try:
+        context = ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace="speech",
+            **options,
+        )
+    except Exception as error:
+        raise DaemonUnavailable(f"The cluster at {address} cannot be joined: {error}") from error
+    # Serve takes a configuration as the whole truth: it would delete what is not in it.
+    ours = {application.name for application in schema.applications}
+    if others := serve.status().applications.keys() - ours:
+        raise ConfigError(
+            f"The cluster at {address} runs other applications: {', '.join(sorted(others))}. "
+            "Deploying this configuration would delete them. Put all applications into one file and "
+            "use `serve deploy`."
+        )
     return str(context.address_info["gcs_address"])
 
 
@@ -177,23 +198,37 @@ def _deploy(
     client.deploy_apps(schema, _blocking=False)
     deadline = time.monotonic() + settings.start_timeout_s
     seen: set[str] = set()
-    while True:
-        application = serve.status().applications.get(APPLICATION)
-        if application is not None:
-            for name, deployment in application.deployments.items():
-                if deployment.status == "HEALTHY" and name not in seen:
-                    seen.add(name)
-                    on_progress(Progress(name, time.monotonic() - started))
+    waiting = {application.name for application in schema.applications}
+    while waiting:
+        applications = serve.status().applications
+        for name in sorted(waiting & applications.keys()):
+            application = applications[name]
+            _report_healthy(name, application, seen, started, on_progress)
             if application.status == "RUNNING":
-                return
+                waiting.discard(name)
             if application.status == "DEPLOY_FAILED":
                 raise SpeechError(f"The deployment failed.\n{_why(application)}")
         if time.monotonic() > deadline:
-            waiting = _why(application) if application is not None else "nothing was deployed"
+            reasons = [_why(applications[name]) for name in waiting & applications.keys()]
             raise SpeechError(
-                f"The deployments were not ready within {settings.start_timeout_s:g} s.\n{waiting}"
+                f"{', '.join(sorted(waiting))}: not ready within {settings.start_timeout_s:g} s.\n"
+                + "\n".join(reasons)
             )
         time.sleep(_POLL_S)
+
+
+def _report_healthy(
+    name: str,
+    application: Any,
+    seen: set[str],
+    started: float,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    for deployment, status in application.deployments.items():
+        label = deployment if name == APPLICATION else f"{name}: {deployment}"
+        if status.status == "HEALTHY" and label not in seen:
+            seen.add(label)
+            on_progress(Progress(label, time.monotonic() - started))
 
 
 def _why(application: Any) -> str:
@@ -202,7 +237,8 @@ def _why(application: Any) -> str:
     return "\n".join(message for message in messages if message)
 
 
-def _stop(*, owns_cluster: bool) -> None:
+def _stop(applications: list[str] | None) -> None:
+    """Delete these applications; None stops Serve and the cluster."""
     import ray
 
     if not ray.is_initialized():
@@ -215,10 +251,11 @@ def _stop(*, owns_cluster: bool) -> None:
             signal.signal(number, signal.SIG_IGN)
     # Ray reports on standard output that the controller, which was asked to end, has ended.
     with contextlib.redirect_stdout(io.StringIO()):
-        if owns_cluster:
+        if applications is None:
             serve.shutdown()
         else:
-            serve.delete(APPLICATION)
+            for name in applications:
+                serve.delete(name)
         ray.shutdown()
 
 

@@ -13,7 +13,7 @@ from runtime.audio import AudioFile, check_sample_rate, float32_to_pcm16
 from runtime.client.connection import attach, claim_event_loop, deployments
 from runtime.client.recognition import RecognitionSession, as_pcm16
 from runtime.client.synthesis import SynthesisStream
-from runtime.config import ASR_DEPLOYMENT, TTS_DEPLOYMENT
+from runtime.config import APPLICATION, ASR_DEPLOYMENT, TTS_DEPLOYMENT
 from runtime.errors import AudioFormatError, DaemonUnavailable
 from runtime.replica import ReplicaInfo
 from runtime.settings import Settings
@@ -48,13 +48,18 @@ class SpeechClient:
 
     @classmethod
     async def connect(
-        cls, *, address: str | None = None, settings: Settings | None = None
+        cls,
+        *,
+        address: str | None = None,
+        application: str = APPLICATION,
+        settings: Settings | None = None,
     ) -> SpeechClient:
         """Find the daemon and connect to it; inside its cluster, use that.
 
         Args:
             address: ``host:port`` of a Ray cluster, or ``auto``, to connect to a daemon of
                 which this host has no record. Needs a raylet of that cluster on this host.
+            application: Name of the speech application in the Serve configuration.
             settings: By default read from the environment.
 
         Raises:
@@ -63,7 +68,7 @@ class SpeechClient:
         """
         claim_event_loop()
         attached_here = await attach(settings or Settings(), address)
-        return cls(await deployments(), owns_connection=attached_here)
+        return cls(await deployments(application), owns_connection=attached_here)
 
     async def aclose(self) -> None:
         """Disconnect this process from the cluster, if ``connect`` connected it."""
@@ -147,7 +152,7 @@ class SpeechClient:
             audio: A file (path or opened), PCM16 bytes, or float32 samples.
             sample_rate: Hz, needed for bytes and samples; a file knows its own.
             options: How to recognise; by default ``mode="file"``.
-            on_utterance: Called with each utterance of a long recording as it is recognised.
+            on_utterance: Called with each utterance, of a long recording as it is recognised.
             **changes: Fields to replace in the options.
 
         Raises:
@@ -175,6 +180,9 @@ class SpeechClient:
             transcript: Transcript = await calls.call(
                 "transcribe", PROTOCOL_VERSION, first, options
             )
+            if on_utterance is not None:
+                for utterance in transcript.utterances:
+                    on_utterance(utterance)
             return transcript
         session = RecognitionSession(calls, options)
         return await _transcribe_long(session, [first, second], blocks, on_utterance)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
+import threading
 import time
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from runtime.config import APPLICATION, ASR_DEPLOYMENT, TTS_DEPLOYMENT
+from runtime.config import ASR_DEPLOYMENT, TTS_DEPLOYMENT
 from runtime.daemon import (
-    LOOPBACK_ENVIRONMENT,
     SHARED_ENVIRONMENT,
     DaemonRecord,
     adopt_environment,
     check_versions,
+    is_loopback,
+    joined_cluster_environment,
     running_daemon,
 )
 from runtime.errors import DaemonUnavailable, SpeechError
@@ -68,16 +71,15 @@ async def attach(settings: Settings, address: str | None) -> bool:
         _check_ready(record)
         address, environment = record.address, record.environment
     else:
-        environment = dict(SHARED_ENVIRONMENT)
+        environment = joined_cluster_environment()
     adopt_environment(environment)
     if address != "auto":
         await _check_listening(address, deadline)
-    loopback = all(environment.get(k) == v for k, v in LOOPBACK_ENVIRONMENT.items())
     try:
         async with asyncio.timeout_at(
             asyncio.get_running_loop().time() + deadline - time.monotonic()
         ):
-            await asyncio.to_thread(_init_ray, address, loopback)
+            await _in_daemon_thread(_init_ray, address, is_loopback(environment))
     except TimeoutError:
         raise DaemonUnavailable(
             f"The cluster at {address} did not accept this process within "
@@ -85,6 +87,32 @@ async def attach(settings: Settings, address: str | None) -> bool:
             "and is the token the daemon's? See `speech doctor`."
         ) from None
     return True
+
+
+async def _in_daemon_thread(work: Callable[..., None], *args: Any) -> None:
+    """Like ``asyncio.to_thread``, but a thread that hangs does not keep the program from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if done.done():
+            return  # nobody waits any more
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        failure: Exception | None = None
+        try:
+            work(*args)
+        except Exception as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(settle, failure)
+
+    threading.Thread(target=run, name="speech-connect", daemon=True).start()
+    await done
 
 
 def is_attached() -> bool:
@@ -147,8 +175,8 @@ def _check_ready(record: DaemonRecord) -> None:
         )
 
 
-async def deployments() -> dict[str, DeploymentCalls]:
-    """Calls to the deployments that the daemon runs, by name.
+async def deployments(application: str) -> dict[str, DeploymentCalls]:
+    """Calls to the deployments of a speech application, by name.
 
     Raises:
         DaemonUnavailable: The cluster runs no speech application.
@@ -161,10 +189,10 @@ async def deployments() -> dict[str, DeploymentCalls]:
         status = await asyncio.to_thread(serve.status)
     except Exception as error:
         raise DaemonUnavailable(f"The cluster runs no Serve: {error}") from error
-    application = status.applications.get(APPLICATION)
-    if application is None:
+    running = status.applications.get(application)
+    if running is None:
         raise DaemonUnavailable(
-            f"The cluster runs no application {APPLICATION!r}; deploy it: `speech up --address`."
+            f"The cluster runs no application {application!r}; deploy it: `speech up --address`."
         )
-    names = [name for name in (ASR_DEPLOYMENT, TTS_DEPLOYMENT) if name in application.deployments]
-    return {name: DeploymentCalls(serve.get_deployment_handle(name, APPLICATION)) for name in names}
+    names = [name for name in (ASR_DEPLOYMENT, TTS_DEPLOYMENT) if name in running.deployments]
+    return {name: DeploymentCalls(serve.get_deployment_handle(name, application)) for name in names}

@@ -63,7 +63,8 @@ def process_tree(root: int) -> list[ProcessMemory]:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the command's name; the first is the state."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        # A process may give itself any bytes for a name.
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     return stat.rpartition(")")[2].split()

@@ -26,6 +26,7 @@ _START_FRAMES = 2  # 64 ms of speech in a row: a click is shorter, a word is not
 _LEAD_FRAMES = 10  # 320 ms kept before the start: soft consonants come before the VAD
 _TAIL = 8 * FRAME  # 256 ms kept after the end
 _CUT_SEARCH_FRAMES = 160  # a forced cut takes the least speech-like frame of the last 5 s
+_NONE: Samples = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class Segment:
     """A stretch of speech to decode.
 
     Attributes:
-        samples: float32 at 16 kHz, with some silence before and after.
+        samples: float32 at 16 kHz, with some silence before and after; none where nothing
+            was said since the last cut, and only the end of the utterance is news.
         start: Index in the stream of its first sample.
         closes: True if the utterance ends with it.
     """
@@ -104,20 +106,26 @@ class Segmenter:
 
     def open_segment(self) -> Segment | None:
         """The segment that has begun and not ended, as far as it can be decoded now."""
-        if not self._started:
+        if not self._started or not self._holds_speech:
             return None
-        return self._segment(self._speech_end + _TAIL, closes=False)
+        return self._segment(self._speech_end + _TAIL, closes=False, rest=self._framer.rest)
 
     def flush(self) -> Segment | None:
         """End the utterance here and return what is open of it."""
-        heard = self._started or self._speech_run > 0
-        segment = self._segment(self._speech_end + _TAIL, closes=True) if heard else None
+        heard = (self._started or self._speech_run > 0) and self._holds_speech
+        end, rest = self._speech_end + _TAIL, self._framer.rest
+        segment = self._segment(end, closes=True, rest=rest) if heard else None
         self._restart(self.position)
         return segment
 
     @property
     def _framed_to(self) -> int:
         return self._kept_from + FRAME * len(self._frames)
+
+    @property
+    def _holds_speech(self) -> bool:
+        """Whether there was speech since the last cut; a forced cut can fall into silence."""
+        return self._speech_end > self._kept_from
 
     def _advance(self, frame: Samples) -> Segment | None:
         score = self._probability(frame)
@@ -142,22 +150,28 @@ class Segmenter:
         silence_s = (now - self._speech_end) / SAMPLE_RATE
         long_enough = length_s >= rules.min_s or silence_s >= rules.max_s / 4
         if silence_s * 1000 >= rules.silence_ms and long_enough:
-            segment = self._segment(self._speech_end + _TAIL, closes=rules.closes)
+            holds_speech = self._holds_speech
+            end = self._speech_end + _TAIL if holds_speech else self._kept_from
+            segment = self._segment(end, closes=rules.closes)
             self._started = False
             self._speech_run = 0
-            self._drop_frames(len(self._frames) - _LEAD_FRAMES)
-            return segment
+            # The next segment's lead must not say the end of this one again.
+            said = (self._speech_end - self._kept_from) // FRAME
+            self._drop_frames(max(len(self._frames) - _LEAD_FRAMES, said))
+            return segment if holds_speech or rules.closes else None
         if length_s >= rules.max_s:
-            recent = self._scores[-_CUT_SEARCH_FRAMES:]
+            holds_speech = self._holds_speech
+            # Not in the first half: the lead is there, and a cut in it would cut nothing off.
+            recent = self._scores[len(self._scores) // 2 :][-_CUT_SEARCH_FRAMES:]
             quietest = len(self._scores) - len(recent) + int(np.argmin(recent)) + 1
             segment = self._segment(self._kept_from + FRAME * quietest, closes=False)
             self._drop_frames(quietest)
-            return segment
+            return segment if holds_speech else None
         return None
 
-    def _segment(self, end: int, *, closes: bool) -> Segment:
-        kept = [*self._frames, self._framer.rest]
-        samples = np.concatenate(kept)[: end - self._kept_from]
+    def _segment(self, end: int, *, closes: bool, rest: Samples = _NONE) -> Segment:
+        # Between the frames of a push the framer's rest is not what follows the last one.
+        samples = np.concatenate([*self._frames, rest])[: end - self._kept_from]
         return Segment(samples, self._kept_from, closes)
 
     def _drop_frames(self, count: int) -> None:

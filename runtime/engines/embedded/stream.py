@@ -162,6 +162,8 @@ class SegmentStream:
         self._final(request)
 
     async def _keep(self, segment: Segment) -> None:
+        if not len(segment.samples):
+            return
         decoded = await self._decoded(segment)
         self._latest = None
         if decoded.text:

@@ -63,7 +63,7 @@ class WhisperRecognizer(SegmentRecognizer):
             beam_size=self._beam_size,
             temperature=0.0,  # its fallback samples: the same audio would read differently twice
             condition_on_previous_text=False,
-            without_timestamps=not options.words,
+            without_timestamps=False,  # without them it stops at the first long pause
             word_timestamps=options.words,
         )
         decoded = list(segments)

@@ -1,0 +1,149 @@
+"""One daemon for all tests that need one, and one event loop: handles are tied to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from runtime.bench.private import private_daemon
+from runtime.config import find_config
+from runtime.settings import Settings
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording and what is said in it."""
+
+    path: Path
+    text: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Clip]:
+    """The ten clips of recorded speech."""
+    manifest = json.loads((HERE / "audio" / "manifest.json").read_text())
+    return [Clip(HERE / "audio" / c["file"], c["text"], c["seconds"]) for c in manifest]
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Run[Any]]:
+    """Run a coroutine on the session's event loop, which never stands still.
+
+    Handles hear of changed replicas only while their loop runs.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[Settings]:
+    """A daemon with the embedded engines, and with scripted ones as application ``scripted``."""
+    document = yaml.safe_load(find_config("embedded").read_text())
+    document["applications"].append(
+        {
+            "name": "scripted",
+            "route_prefix": None,
+            "import_path": "deployments.app:build_app",
+            "args": {
+                "asr": {
+                    "live": {"engine": "scripted_engines:ScriptedRecognizer"},
+                    "file": {"engine": "scripted_engines:ScriptedRecognizer"},
+                },
+                "tts": {"engine": "scripted_engines:ScriptedSynthesizer"},
+            },
+            "deployments": [
+                {"name": "TTS", "user_config": {"lead_s": 5, "stall_timeout_s": 5}},
+                {"name": "ASR", "user_config": {"idle_timeout_s": 2}},
+            ],
+        }
+    )
+    # Replicas import the scripted engines by this path.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(HERE / "support"), *([before] if before else [])]
+    )
+    try:
+        with private_daemon(document) as settings:
+            yield settings
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="session")
+def client(daemon: Settings, run: Run[Any]) -> Iterator[Any]:
+    """A client of the embedded engines."""
+    from runtime.client import SpeechClient
+
+    connected = run(SpeechClient.connect(settings=daemon))
+    yield connected
+    run(connected.aclose())
+
+
+@pytest.fixture(scope="session")
+def scripted(client: Any, daemon: Settings, run: Run[Any]) -> Any:
+    """A client of the scripted engines, in the same process and cluster."""
+    from runtime.client import SpeechClient
+
+    return run(SpeechClient.connect(settings=daemon, application="scripted"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Callable[..., Result]:
+    """Run ``speech`` in an empty folder, as a user would; by default there is no daemon."""
+
+    def call(*arguments: str | Path, settings: Settings | None = None, **options: Any) -> Result:
+        state = settings.state_dir if settings else tmp_path / "state"
+        environment = os.environ | {"SPEECH_STATE_DIR": str(state), "COLUMNS": "200"}
+        if settings and settings.temp_dir:
+            environment["SPEECH_TEMP_DIR"] = str(settings.temp_dir)
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "speech"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment | options.pop("env", {}),
+            timeout=240,
+            **options,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call

@@ -1,0 +1,141 @@
+"""Engines that follow the contract and cost nothing: for sizes and faults of any kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import numpy as np
+
+from runtime.errors import Overloaded, SessionClosed
+from runtime.speech import (
+    AudioChunk,
+    FinalTranscript,
+    LoadReport,
+    PartialTranscript,
+    RecognitionEvent,
+    RecognitionOptions,
+    RecognizerCapabilities,
+    Samples,
+    SynthesisRequest,
+    SynthesizerCapabilities,
+    Transcript,
+    Voice,
+    Word,
+)
+from runtime.text import plan_chunks
+
+RATE = 8_000
+
+
+class ScriptedSynthesizer:
+    """10 ms of audio for each character: the samples count up, so that none can hide.
+
+    A sentence with the word "explode" fails; one with "forever" never ends.
+    """
+
+    def __init__(self, *, slots: int = 4) -> None:
+        self.capabilities = SynthesizerCapabilities(
+            voices=(Voice("ada", ("en", "de")), Voice("bo", ("zh",))),
+            sample_rate=RATE,
+            streaming=True,
+            slots=slots,
+        )
+
+    async def load(self) -> LoadReport:
+        return LoadReport(0.0, 0.0)
+
+    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+        position = 0
+        for piece in plan_chunks(request.text, request.language or "en"):
+            if "explode" in piece.text:
+                raise RuntimeError("the scripted model exploded")
+            while True:
+                ramp = np.arange(position, position + 80 * len(piece.text), dtype=np.int64)
+                pcm = (ramp % 30_000).astype("<i2").tobytes()
+                yield AudioChunk(pcm, RATE, position, piece.index)
+                position += len(ramp)
+                await asyncio.sleep(0)
+                if "forever" not in piece.text:
+                    break
+        yield AudioChunk(b"", RATE, position, end=True)
+
+    async def close(self) -> None:
+        pass
+
+
+class ScriptedRecognizer:
+    """Hears how many samples there were; a partial each second, a final when asked."""
+
+    def __init__(self, *, slots: int = 4) -> None:
+        self.capabilities = RecognizerCapabilities(
+            languages=("en", "de"), sample_rate=RATE, streaming=True, words=True, slots=slots
+        )
+        self._open: set[ScriptedStream] = set()
+
+    async def load(self) -> LoadReport:
+        return LoadReport(0.0, 0.0)
+
+    def open(self, options: RecognitionOptions) -> ScriptedStream:
+        if len(self._open) >= self.capabilities.slots:
+            raise Overloaded("all scripted slots are taken", retry_after_s=0.5)
+        stream = ScriptedStream(self._open, options)
+        self._open.add(stream)
+        return stream
+
+    async def transcribe(self, samples: Samples, options: RecognitionOptions) -> Transcript:
+        seconds = len(samples) / RATE
+        words = (Word("samples", 0.0, seconds),) if options.words else ()
+        final = FinalTranscript(f"{len(samples)} samples", 0, 0.0, seconds, words)
+        return Transcript.of([final], seconds)
+
+    async def close(self) -> None:
+        pass
+
+
+class ScriptedStream:
+    def __init__(self, siblings: set[ScriptedStream], options: RecognitionOptions) -> None:
+        self._siblings = siblings
+        self._options = options
+        self._events: asyncio.Queue[RecognitionEvent | None] = asyncio.Queue()
+        self._total = self._start = self._utterance = self._requests = 0
+        self._over = False
+
+    async def push(self, samples: Samples) -> None:
+        if self._over:
+            raise SessionClosed("the scripted stream has ended")
+        before, self._total = self._total, self._total + len(samples)
+        if self._options.partials and before // RATE != self._total // RATE:
+            heard = f"{self._total - self._start} samples"
+            self._events.put_nowait(
+                PartialTranscript(heard, self._utterance, self._start / RATE, self._total / RATE)
+            )
+
+    def _final(self, request: int) -> None:
+        heard = f"{self._total - self._start} samples"
+        self._events.put_nowait(
+            FinalTranscript(
+                heard, self._utterance, self._start / RATE, self._total / RATE, (), request
+            )
+        )
+        self._start = self._total
+        self._utterance += 1
+
+    async def finalize(self) -> int:
+        self._requests += 1
+        self._final(self._requests)
+        return self._requests
+
+    async def finish(self) -> None:
+        self._over = True
+        if self._total > self._start:
+            self._final(0)
+        self._events.put_nowait(None)
+
+    async def events(self) -> AsyncGenerator[RecognitionEvent, None]:
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    async def close(self) -> None:
+        self._siblings.discard(self)
+        self._events.put_nowait(None)

@@ -1,0 +1,281 @@
+"""The arithmetic of the benchmarks, whose figures are quoted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.bench.load import Playback, closed_loop, peak_memory, poisson_arrivals
+from runtime.bench.report import commit, device, distribution, report, versions
+from runtime.bench.wer import plain_words, word_error_rate, word_errors
+
+Job = Callable[[], Awaitable[None]]
+
+# --- distributions -----------------------------------------------------------
+
+
+def test_a_distribution_of_nothing_is_empty() -> None:
+    assert distribution([]) == {"n": 0}
+
+
+def test_a_distribution_of_one_value_is_that_value() -> None:
+    assert distribution([12.345]) == {
+        **dict.fromkeys(("min", "mean", "p50", "p90", "p95", "p99", "max"), 12.35),
+        "n": 1,
+    }
+
+
+def test_percentiles_interpolate() -> None:
+    assert distribution([float(value) for value in range(101)]) == {
+        "min": 0.0,
+        "mean": 50.0,
+        "p50": 50.0,
+        "p90": 90.0,
+        "p95": 95.0,
+        "p99": 99.0,
+        "max": 100.0,
+        "n": 101,
+    }
+    assert distribution([10.0, 20.0])["p90"] == 19.0
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.randoms())
+def test_a_distribution_is_ordered_and_does_not_depend_on_order(values: list[float], r) -> None:  # type: ignore[no-untyped-def]
+    figures = distribution(values)
+    ordered = [figures[name] for name in ("min", "p50", "p90", "p95", "p99", "max")]
+    assert ordered == sorted(ordered)
+    assert figures["min"] <= figures["mean"] <= figures["max"]
+    assert figures["n"] == len(values)
+    shuffled = r.sample(values, len(values))
+    again = distribution(shuffled)
+    assert again.pop("mean") == pytest.approx(figures.pop("mean"), abs=0.011)
+    assert again == figures
+
+
+# --- the listener ------------------------------------------------------------
+
+
+def test_audio_that_comes_in_time_never_runs_dry() -> None:
+    playback = Playback()
+    for at in (5.0, 5.5, 6.0, 7.99):
+        playback.arrived(at, 1.0)
+    assert (playback.underruns, playback.underrun_s) == (0, 0.0)
+
+
+def test_waiting_for_the_first_audio_is_no_underrun() -> None:
+    playback = Playback()
+    playback.arrived(100.0, 1.0)
+    assert playback.underruns == 0
+
+
+def test_audio_that_comes_at_the_last_moment_is_in_time() -> None:
+    playback = Playback()
+    playback.arrived(0.0, 1.0)
+    playback.arrived(1.0, 1.0)
+    assert playback.underruns == 0
+
+
+def test_each_gap_is_an_underrun_of_its_length() -> None:
+    playback = Playback()
+    playback.arrived(0.0, 1.0)
+    playback.arrived(1.5, 1.0)  # dry from 1.0 to 1.5, plays until 2.5
+    playback.arrived(2.0, 0.25)  # in time, until 2.75
+    playback.arrived(3.0, 1.0)  # dry from 2.75 to 3.0
+    assert playback.underruns == 2
+    assert playback.underrun_s == pytest.approx(0.75)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=30))
+def test_what_was_played_and_what_was_missed_add_up(chunks: list[tuple[int, int]]) -> None:
+    # In eighths of a second, which floats add exactly.
+    playback, at = Playback(), 0.0
+    played = []
+    for gap, audio in chunks:
+        at += gap / 8
+        playback.arrived(at, audio / 8)
+        played.append(audio / 8)
+    end = at + played[-1] if playback.underrun_s else None
+    started = chunks[0][0] / 8
+    assert playback.underruns <= len(chunks) - 1
+    assert (playback.underruns == 0) == (playback.underrun_s == 0)
+    # All audio but the last chunk, and all gaps, fit between the first and the last arrival,
+    # or the last chunk is still waiting behind what plays.
+    assert started + sum(played[:-1]) + playback.underrun_s >= at or end is None
+
+
+# --- word error rate ---------------------------------------------------------
+
+
+def test_case_punctuation_and_spelt_numbers_do_not_count() -> None:
+    assert plain_words("Well, TWENTY-one dogs!") == plain_words("well 21 dogs")
+    assert word_errors("Mr. Smith's colour.", "mister smith's color") == (0, 3 + 1)
+
+
+@pytest.mark.parametrize(
+    ("heard", "errors"),
+    [
+        ("the cat sat on the mat", 0),
+        ("the cat sat on a mat", 1),
+        ("the cat sat on mat", 1),
+        ("the big cat sat on the mat", 1),
+        ("a cat on the old mat", 3),
+        ("", 6),
+    ],
+)
+def test_substitutions_deletions_and_insertions_count_one_each(heard: str, errors: int) -> None:
+    assert word_errors("The cat sat on the mat.", heard) == (errors, 6)
+
+
+def test_the_rate_is_over_all_words_not_over_all_clips() -> None:
+    pairs = [("dog", "cat"), ("one dog two dogs three dogs", "one dog two dogs three dogs")]
+    assert word_error_rate(pairs) == pytest.approx(1 / 7)
+
+
+def test_the_rate_can_be_more_than_one() -> None:
+    assert word_error_rate([("dog", "the cat and the mouse")]) == 5.0
+
+
+@pytest.mark.parametrize(("pairs", "rate"), [([], 0.0), ([("", "")], 0.0), ([("", "noise")], 1.0)])
+def test_without_reference_words_the_rate_is_the_number_of_errors(
+    pairs: list[tuple[str, str]], rate: float
+) -> None:
+    assert word_error_rate(pairs) == rate
+
+
+# --- many streams at once ----------------------------------------------------
+
+
+class Crowd:
+    """Jobs that know how often each ran, and how many at a time."""
+
+    def __init__(self, count: int) -> None:
+        self.runs = [0] * count
+        self.order: list[int] = []
+        self._active = 0
+        self.most = 0
+
+    @property
+    def jobs(self) -> list[Job]:
+        def job(number: int) -> Job:
+            async def run() -> None:
+                self._active += 1
+                self.most = max(self.most, self._active)
+                self.order.append(number)
+                for _ in range(1 + number % 3):
+                    await asyncio.sleep(0)
+                self.runs[number] += 1
+                self._active -= 1
+
+            return run
+
+        return [job(number) for number in range(len(self.runs))]
+
+
+@given(st.integers(1, 8), st.integers(0, 30))
+def test_a_closed_loop_runs_every_job_once_and_at_most_so_many_at_a_time(
+    streams: int, count: int
+) -> None:
+    crowd = Crowd(count)
+    seconds = asyncio.run(closed_loop(streams, crowd.jobs))
+    assert crowd.runs == [1] * count
+    assert crowd.order == sorted(crowd.order)
+    assert crowd.most == min(streams, count)
+    assert seconds >= 0
+
+
+def test_a_closed_loop_fails_with_its_job() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError("job 1")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(closed_loop(2, [*Crowd(1).jobs, fail]))
+    assert caught.group_contains(ZeroDivisionError, match="job 1")
+
+
+def test_poisson_arrivals_run_every_job_once_whether_or_not_others_have_ended() -> None:
+    count = 40
+    crowd, all_here, here = Crowd(count), asyncio.Event(), 0
+
+    async def together() -> None:
+        nonlocal here
+        here += 1
+        if here == count:
+            all_here.set()
+        await all_here.wait()  # each job ends only once all have begun
+
+    async def job(inner: Job) -> None:
+        await inner()
+        await together()
+
+    jobs = [lambda inner=inner: job(inner) for inner in crowd.jobs]
+    asyncio.run(poisson_arrivals(10_000, jobs))
+    assert crowd.runs == [1] * count
+
+
+def test_poisson_arrivals_come_at_the_rate_asked_for() -> None:
+    starts: list[float] = []
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+
+        async def job() -> None:
+            starts.append(loop.time())
+
+        return await poisson_arrivals(400, [job] * 101, seed=7)
+
+    seconds = asyncio.run(main())
+    expected = np.random.default_rng(0).exponential(1 / 400, (10_000, 100)).sum(axis=1)
+    # No earlier than chance allows; how much later is the machine's affair.
+    assert starts[-1] - starts[0] > expected.min() * 0.9
+    assert seconds >= starts[-1] - starts[0]
+
+
+def test_peak_memory_is_the_most_that_processes_held_together() -> None:
+    import os
+
+    async def main() -> list[int]:
+        async with peak_memory([os.getpid()], interval_s=0.01) as peak:
+            pass
+        return peak
+
+    (peak,) = asyncio.run(main())
+    assert peak > 1 << 20
+
+
+def test_peak_memory_of_a_process_that_cannot_be_read_is_missing() -> None:
+    async def main() -> list[int]:
+        async with peak_memory([2**22 + 1], interval_s=0.01) as peak:
+            pass
+        return peak
+
+    assert asyncio.run(main()) == []
+
+
+# --- the report --------------------------------------------------------------
+
+
+def test_a_report_says_where_its_figures_come_from() -> None:
+    whole = report("hibari", 1.2345, 67.89, [{"streams": 1}])
+    assert whole["rows"] == [{"streams": 1}]
+    assert (whole["engine"], whole["load_s"], whole["warmup_ms"]) == ("hibari", 1.23, 67.9)
+    assert whole["device"] == device()
+    assert whole["versions"] == versions()
+    assert whole["command"].startswith("speech ")
+    assert whole["commit"] == commit() != ""
+
+
+def test_versions_name_what_is_installed_and_nothing_else() -> None:
+    found = versions()
+    assert {"python", "ray", "numpy", "speech-runtime"} <= found.keys()
+    assert all(found.values())
+
+
+def test_the_device_names_its_cores() -> None:
+    import os
+
+    assert f"{os.cpu_count()} cores" in device()

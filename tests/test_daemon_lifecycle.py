@@ -1,0 +1,322 @@
+"""Starting, stopping, finding and guarding a daemon, as processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import soundfile
+
+from runtime.daemon import is_alive, read_record, running_daemon
+from runtime.memory.process import process_tree
+from runtime.settings import Settings
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[1]
+TTS_ONLY = """
+proxy_location: Disabled
+applications:
+  - name: speech
+    route_prefix: null
+    import_path: deployments.app:build_app
+    args: {tts: {engine: "scripted_engines:ScriptedSynthesizer"}}
+"""
+
+
+@pytest.fixture
+def own() -> Iterator[Settings]:
+    """Settings for a daemon of the test's own; its folders are short, as Ray wants them."""
+    with tempfile.TemporaryDirectory(prefix="st-") as folder:
+        yield Settings(state_dir=Path(folder) / "s", temp_dir=Path(folder) / "r")
+
+
+@pytest.fixture
+def scripted_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
+    path = tmp_path / "scripted.yaml"
+    path.write_text(TTS_ONLY)
+    return path
+
+
+def gone(pids: list[int], within_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while any(map(is_alive, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def listeners(pid: int) -> set[tuple[str, int]]:
+    """Addresses on which a process of this host listens, from /proc."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(os.readlink(descriptor))
+        except OSError:
+            continue
+    found = set()
+    for table, family, size in (("tcp", socket.AF_INET, 4), ("tcp6", socket.AF_INET6, 16)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                host, port = fields[1].split(":")
+                words = bytes.fromhex(host)
+                packed = b"".join(words[i : i + 4][::-1] for i in range(0, size, 4))
+                found.add((socket.inet_ntop(family, packed), int(port, 16)))
+    return found
+
+
+def test_up_say_and_down_in_a_folder_with_nothing_but_a_wheel(own, tmp_path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel],
+        check=True,
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(site),
+        "SPEECH_STATE_DIR": str(own.state_dir),
+        "SPEECH_TEMP_DIR": str(own.temp_dir),
+    }
+    where = [sys.executable, "-c", "import runtime; print(runtime.__file__)"]
+    found = subprocess.run(where, env=environment, cwd=empty, capture_output=True, text=True)
+    assert found.stdout.startswith(str(site))
+    up = [sys.executable, "-m", "runtime.cli.main", "up", "--once", "--first-words", "hello.wav"]
+    started = time.monotonic()
+    done = subprocess.run(up, env=environment, cwd=empty, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "said" in done.stdout
+    assert "heard" in done.stdout
+    assert soundfile.info(empty / "hello.wav").duration > 2
+    assert time.monotonic() - started < 90
+
+
+def test_everything_listens_on_loopback_and_the_exception_wants_the_token(daemon) -> None:
+    from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
+
+    record = running_daemon(daemon)
+    open_ports = []
+    total = 0
+    for process in process_tree(record.pid):
+        for host, port in listeners(process.pid):
+            total += 1
+            if host not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+                assert process.name.startswith("ray::ServeReplica"), (process, host, port)
+                open_ports.append(port)
+    assert total > 5
+    # Ray binds its replicas' gRPC servers to all addresses; they must not answer strangers.
+    for port in open_ports:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = ASGIServiceStub(channel).HandleRequest
+            with pytest.raises(grpc.RpcError) as refusal:
+                call(_empty_request(), timeout=5)
+        assert refusal.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def _empty_request() -> object:
+    from ray.serve.generated.serve_pb2 import ASGIRequest
+
+    return ASGIRequest()
+
+
+def test_a_second_daemon_in_the_same_place_is_refused_and_in_another_is_not(
+    speech, daemon, own, scripted_yaml
+) -> None:
+    refused = speech("up", scripted_yaml, "--detach", settings=daemon)
+    assert refused.code == 2
+    assert "already runs" in refused.err
+    assert speech("up", scripted_yaml, "--detach", settings=own).code == 0
+    assert speech("voices", settings=own).code == 0
+    assert speech("down", settings=own).code == 0
+
+
+def test_down_leaves_no_process_and_no_record(speech, own, scripted_yaml) -> None:
+    assert speech("up", scripted_yaml, "--detach", settings=own).code == 0
+    pids = [process.pid for process in process_tree(running_daemon(own).pid)]
+    assert len(pids) > 5
+    assert speech("down", settings=own).code == 0
+    assert gone(pids)
+    assert read_record(own) is None
+    assert speech("down", settings=own).code == 4
+
+
+def test_a_daemon_that_is_killed_takes_its_processes_along(speech, own, scripted_yaml) -> None:
+    assert speech("up", scripted_yaml, "--detach", settings=own).code == 0
+    record = running_daemon(own)
+    processes = process_tree(record.pid)
+    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # they try for a minute to report it
+    os.kill(record.pid, signal.SIGKILL)
+    assert gone([process.pid for process in processes if process.name not in agents])
+    result = speech("say", "Hello.", settings=own)
+    assert result.code == 4
+    assert "speech up" in result.err
+    assert speech("up", scripted_yaml, "--detach", settings=own).code == 0  # nothing in the way
+    assert speech("down", settings=own).code == 0
+
+
+def test_ctrl_c_stops_a_daemon_in_the_foreground(own, scripted_yaml) -> None:
+    environment = os.environ | {
+        "SPEECH_STATE_DIR": str(own.state_dir),
+        "SPEECH_TEMP_DIR": str(own.temp_dir),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "runtime.cli.main", "up", scripted_yaml],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "Ctrl-C stops" in line:
+                break
+        pids = [p.pid for p in process_tree(process.pid)]
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
+        said.append(process.stderr.read())
+    assert process.returncode == 0, said
+    assert gone(pids)
+    assert "Traceback" not in "".join(said)
+
+
+def test_a_port_that_is_taken_is_named(speech, own, scripted_yaml) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = speech("up", scripted_yaml, "--port", port, settings=own)
+    assert result.code == 2
+    assert f"Port {port}" in result.err
+
+
+def test_an_engine_that_fails_to_load_fails_the_start_and_says_why(speech, own, tmp_path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text(TTS_ONLY.replace("scripted_engines:ScriptedSynthesizer", "nowhere:Nothing"))
+    result = speech("up", config, "--detach", settings=own)
+    assert result.code == 1
+    assert "nowhere" in result.err
+    assert read_record(own) is None
+
+
+def test_another_ray_or_python_and_a_missing_token_are_each_named_at_once(
+    speech, daemon, tmp_path
+) -> None:
+    import json
+
+    record = json.loads((daemon.state_dir / "daemon.json").read_text())
+    wrong_token = record["environment"] | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
+    for change, names in (
+        ({"python": "3.9"}, "Python 3.9"),
+        ({"ray": "1.0.0"}, "Ray 1.0.0"),
+        ({"environment": wrong_token}, "token"),
+        ({"address": "127.0.0.1:1"}, "127.0.0.1:1"),
+        ({"ready": False}, "still starting"),
+    ):
+        state = tmp_path / f"state-{names.replace(' ', '-').replace(':', '-')}"
+        state.mkdir()
+        (state / "daemon.json").write_text(json.dumps(record | change))
+        started = time.monotonic()
+        result = speech("voices", settings=Settings(state_dir=state))
+        assert result.code == 4, result.err
+        assert names in result.err
+        assert time.monotonic() - started < 8  # 5 s, and the interpreter's own start
+
+
+def test_a_wrong_token_is_refused_within_seconds(speech, daemon, tmp_path) -> None:
+    import json
+
+    record = json.loads((daemon.state_dir / "daemon.json").read_text())
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    record["environment"]["RAY_AUTH_TOKEN_PATH"] = str(token)
+    (tmp_path / "daemon.json").write_text(json.dumps(record))
+    started = time.monotonic()
+    result = speech("voices", settings=Settings(state_dir=tmp_path))
+    assert result.code == 4, result.err
+    assert "Traceback" not in result.err
+    assert time.monotonic() - started < 10
+
+
+def test_rays_own_serve_deploy_takes_the_shipped_configuration_unchanged(own) -> None:
+    script = """
+import subprocess, sys, time, ray
+from ray import serve
+context = ray.init(include_dashboard=True, dashboard_port=0, _node_ip_address="127.0.0.1",
+                   _temp_dir=sys.argv[1], log_to_driver=False, num_cpus=2)
+url = "http://" + context.address_info["webui_url"]
+subprocess.run([sys.argv[2], "deploy", "-a", url, sys.argv[3]], check=True)
+deadline = time.monotonic() + 120
+while True:
+    application = serve.status().applications.get("speech")
+    if application is not None and application.status == "RUNNING":
+        break
+    assert application is None or application.status != "DEPLOY_FAILED", application
+    assert time.monotonic() < deadline, application
+    time.sleep(0.2)
+print(sorted(application.deployments))
+serve.shutdown()
+"""
+    serve = Path(sys.executable).parent / "serve"
+    environment = os.environ | {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(own.temp_dir), serve, ROOT / "config/embedded.yaml"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "['ASR', 'TTS']" in done.stdout
+
+
+def test_a_running_cluster_can_be_joined_and_is_left_running(
+    speech, own, scripted_yaml, monkeypatch
+) -> None:
+    script = """
+import sys, ray
+context = ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1],
+                   log_to_driver=False, num_cpus=2)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", script, str(own.temp_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip()
+        up = speech("up", scripted_yaml, "--detach", "--address", address, settings=own)
+        assert up.code == 0, up.err
+        assert "ada" in speech("voices", settings=own).out
+        assert speech("down", settings=own).code == 0
+        assert cluster.poll() is None
+        assert speech("voices", settings=own).code == 4
+    finally:
+        cluster.communicate()  # closing its input ends it
