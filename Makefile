@@ -38,3 +38,7 @@ $(VENV)/.run: $(BIN)/python $(INPUTS)
 $(VENV)/.test: $(VENV)/.run $(INPUTS)
 	$(PIP) install --quiet -c constraints.txt -e '.[embedded,dev]'
 	@touch $@
+
+.PHONY: benchmarks-page
+benchmarks-page: $(VENV)/.test  ## docs/benchmarks.md from the reports in docs/benchmarks
+	$(BIN)/python -m runtime.bench.page docs

@@ -187,7 +187,7 @@ class AudioFile:
                     mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
                     samples, invalid = silence_invalid(np.ascontiguousarray(mono))
                     self.invalid_samples += invalid
-                    yield samples
+                    yield np.clip(samples, -1.0, 1.0)  # float files may go beyond full scale
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise AudioFormatError(
                 f"{self.path} is damaged and cannot be read to its end ({_reason(error)})."

@@ -83,6 +83,9 @@ def own_cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
         _LOOPBACK: "0",
+        # Serve's controller looks at its few replicas 5 times a second instead of 10: it is
+        # the largest part of what an idle daemon costs.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.2",
     }
 
 
@@ -102,12 +105,19 @@ def token_path(settings: Settings) -> Path:
     return settings.state_dir.absolute() / "token"
 
 
+_TOKEN_BYTES = 32
+
+
 def make_token(settings: Settings) -> Path:
     """Write a token that only this user can read, unless there is one."""
     path = token_path(settings)
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+    if not path.exists() or path.stat().st_size != 2 * _TOKEN_BYTES:
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(_TOKEN_BYTES))
+        draft.replace(path)
+    path.chmod(0o600)
     return path
 
 
@@ -170,12 +180,24 @@ def running_daemon(settings: Settings) -> DaemonRecord:
         DaemonUnavailable: None runs; the message says how to start one.
     """
     record = read_record(settings)
-    if record is None or not is_alive(record.pid):
+    if record is None or not (is_alive(record.pid) and _is_held(settings)):
         raise DaemonUnavailable(
             f"No daemon is running (looked in {settings.state_dir}). Start one with `speech up` "
             "or `make run`."
         )
     return record
+
+
+def _is_held(settings: Settings) -> bool:
+    """Whether a daemon holds the state folder; unlike a process id, a lock is never reused."""
+    try:
+        with open(settings.state_dir / "lock", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def is_alive(pid: int) -> bool:

@@ -46,8 +46,8 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(
         default=600.0, gt=0, description="How long the deployments may take to become ready."
     )
-    drain_timeout_s: float = Field(
-        default=10.0, gt=0, description="How long running requests may go on when stopping."
+    stop_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long `speech down` waits before it kills the daemon."
     )
 
     @cached_property

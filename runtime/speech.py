@@ -35,8 +35,8 @@ from runtime.text import has_speech, primary_language, speakable
 PROTOCOL_VERSION = 1
 """Version of the calls between client and deployments; both sides must agree."""
 
-MAX_TEXT_CHARS = 2_000_000
-"""Longest text of one request: a handle call carries at most 4 MiB (gRPC's default)."""
+MAX_TEXT_BYTES = 3_000_000
+"""Longest text of one request, in UTF-8: a handle call carries at most 4 MiB (gRPC's default)."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 """Mono float32 samples in [-1, 1], shape ``(n,)``."""
@@ -47,7 +47,7 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SynthesisRequest:
-    """One utterance to be spoken, of any length up to ``MAX_TEXT_CHARS``.
+    """One utterance to be spoken, of any length up to ``MAX_TEXT_BYTES``.
 
     Attributes:
         text: What to say; Unicode, any number of sentences.
@@ -147,16 +147,12 @@ def resolve_synthesis(
 
     Raises:
         NothingToSpeak: The text holds no letter and no number.
-        TextTooLong: More than ``MAX_TEXT_CHARS`` characters.
+        TextTooLong: More than ``MAX_TEXT_BYTES`` of text.
         UnknownVoice: No such voice, or it does not speak the language asked for.
         UnknownLanguage: No voice speaks the language.
         UnsupportedOption: Pace, seed or raw text that the engine cannot honour.
     """
-    if len(request.text) > MAX_TEXT_CHARS:
-        raise TextTooLong(
-            f"The text has {len(request.text):,} characters; one request carries at most "
-            f"{MAX_TEXT_CHARS:,}. Send it in parts."
-        )
+    check_text_length(request.text)
     voice = _pick_voice(request, capabilities)
     language = primary_language(request.language) if request.language else voice.languages[0]
     _check_options(request, capabilities)
@@ -169,6 +165,22 @@ def resolve_synthesis(
         )
     resolved = replace(request, text=clean.text, voice=voice.name, language=language)
     return resolved, clean.removed
+
+
+def check_text_length(text: str) -> None:
+    """Refuse a text that one call cannot carry; callers do so before they send it.
+
+    Raises:
+        TextTooLong: More than ``MAX_TEXT_BYTES``.
+    """
+    if 4 * len(text) <= MAX_TEXT_BYTES:  # four bytes a character at the most
+        return
+    size = len(text.encode("utf-8", errors="surrogatepass"))
+    if size > MAX_TEXT_BYTES:
+        raise TextTooLong(
+            f"The text has {size:,} bytes in UTF-8; one request carries at most "
+            f"{MAX_TEXT_BYTES:,}. Send it in parts."
+        )
 
 
 def _pick_voice(request: SynthesisRequest, capabilities: SynthesizerCapabilities) -> Voice:
@@ -270,7 +282,7 @@ class FinalTranscript:
     """What an utterance was; nothing will change it.
 
     Attributes:
-        text: The utterance; empty if ``finalize()`` found no speech.
+        text: The utterance; empty if there was no speech after all.
         utterance: Counts utterances of the stream from 0.
         start_s: Audio time at which the utterance starts.
         end_s: Audio time at which it ends.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,21 +92,23 @@ def test_each_gap_is_an_underrun_of_its_length() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=30))
-def test_what_was_played_and_what_was_missed_add_up(chunks: list[tuple[int, int]]) -> None:
-    # In eighths of a second, which floats add exactly.
-    playback, at = Playback(), 0.0
-    played = []
+def test_silence_is_what_a_listener_hears_who_counts_every_eighth_of_a_second(
+    chunks: list[tuple[int, int]],
+) -> None:
+    playback = Playback()
+    arriving: Counter[int] = Counter()
+    now = 0
     for gap, audio in chunks:
-        at += gap / 8
-        playback.arrived(at, audio / 8)
-        played.append(audio / 8)
-    end = at + played[-1] if playback.underrun_s else None
-    started = chunks[0][0] / 8
-    assert playback.underruns <= len(chunks) - 1
-    assert (playback.underruns == 0) == (playback.underrun_s == 0)
-    # All audio but the last chunk, and all gaps, fit between the first and the last arrival,
-    # or the last chunk is still waiting behind what plays.
-    assert started + sum(played[:-1]) + playback.underrun_s >= at or end is None
+        now += gap
+        playback.arrived(now / 8, audio / 8)  # in eighths, which floats add exactly
+        arriving[now] += audio
+    buffered = silent = 0
+    for eighth in range(chunks[0][0], now):
+        buffered += arriving[eighth]
+        silent += buffered == 0
+        buffered -= buffered > 0
+    assert playback.underrun_s == silent / 8
+    assert (playback.underruns > 0) == (silent > 0)
 
 
 # --- word error rate ---------------------------------------------------------
@@ -229,15 +232,11 @@ def test_poisson_arrivals_come_at_the_rate_asked_for() -> None:
         return await poisson_arrivals(400, [job] * 101, seed=7)
 
     seconds = asyncio.run(main())
-    expected = np.random.default_rng(0).exponential(1 / 400, (10_000, 100)).sum(axis=1)
-    # No earlier than chance allows; how much later is the machine's affair.
-    assert starts[-1] - starts[0] > expected.min() * 0.9
-    assert seconds >= starts[-1] - starts[0]
+    # 100 intervals of 2.5 ms, and chance; how much later they come is the machine's affair.
+    assert 0.15 < starts[-1] - starts[0] <= seconds
 
 
 def test_peak_memory_is_the_most_that_processes_held_together() -> None:
-    import os
-
     async def main() -> list[int]:
         async with peak_memory([os.getpid()], interval_s=0.01) as peak:
             pass
@@ -276,6 +275,4 @@ def test_versions_name_what_is_installed_and_nothing_else() -> None:
 
 
 def test_the_device_names_its_cores() -> None:
-    import os
-
     assert f"{os.cpu_count()} cores" in device()

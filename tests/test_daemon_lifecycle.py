@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import grpc
 import pytest
 import soundfile
 
-from runtime.daemon import is_alive, read_record, running_daemon
+from runtime.daemon import is_alive, read_record, running_daemon, sole_daemon
 from runtime.memory.process import process_tree
 from runtime.settings import Settings
 
@@ -219,8 +220,6 @@ def test_an_engine_that_fails_to_load_fails_the_start_and_says_why(speech, own, 
 def test_another_ray_or_python_and_a_missing_token_are_each_named_at_once(
     speech, daemon, tmp_path
 ) -> None:
-    import json
-
     record = json.loads((daemon.state_dir / "daemon.json").read_text())
     wrong_token = record["environment"] | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
     for change, names in (
@@ -231,25 +230,24 @@ def test_another_ray_or_python_and_a_missing_token_are_each_named_at_once(
         ({"ready": False}, "still starting"),
     ):
         state = tmp_path / f"state-{names.replace(' ', '-').replace(':', '-')}"
-        state.mkdir()
-        (state / "daemon.json").write_text(json.dumps(record | change))
-        started = time.monotonic()
-        result = speech("voices", settings=Settings(state_dir=state))
+        with sole_daemon(Settings(state_dir=state)):
+            (state / "daemon.json").write_text(json.dumps(record | change))
+            started = time.monotonic()
+            result = speech("voices", settings=Settings(state_dir=state))
         assert result.code == 4, result.err
         assert names in result.err
         assert time.monotonic() - started < 8  # 5 s, and the interpreter's own start
 
 
 def test_a_wrong_token_is_refused_within_seconds(speech, daemon, tmp_path) -> None:
-    import json
-
     record = json.loads((daemon.state_dir / "daemon.json").read_text())
     token = tmp_path / "token"
     token.write_text("0" * 64)
     record["environment"]["RAY_AUTH_TOKEN_PATH"] = str(token)
-    (tmp_path / "daemon.json").write_text(json.dumps(record))
-    started = time.monotonic()
-    result = speech("voices", settings=Settings(state_dir=tmp_path))
+    with sole_daemon(Settings(state_dir=tmp_path)):
+        (tmp_path / "daemon.json").write_text(json.dumps(record))
+        started = time.monotonic()
+        result = speech("voices", settings=Settings(state_dir=tmp_path))
     assert result.code == 4, result.err
     assert "Traceback" not in result.err
     assert time.monotonic() - started < 10

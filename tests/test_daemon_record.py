@@ -73,9 +73,19 @@ def dead_pid() -> int:
 
 
 def test_a_record_is_read_as_it_was_written(settings: Settings, record: DaemonRecord) -> None:
-    write_record(settings, record)
-    assert read_record(settings) == record
-    assert running_daemon(settings) == record
+    with sole_daemon(settings):
+        write_record(settings, record)
+        assert read_record(settings) == record
+        assert running_daemon(settings) == record
+
+
+def test_a_process_that_has_the_id_of_a_dead_daemon_is_no_daemon(
+    settings: Settings, record: DaemonRecord
+) -> None:
+    with sole_daemon(settings):
+        write_record(settings, replace(record, pid=os.getpid()))
+    with pytest.raises(DaemonUnavailable, match="`speech up`"):
+        running_daemon(settings)
 
 
 def test_a_record_replaces_the_one_before(settings: Settings, record: DaemonRecord) -> None:
@@ -110,10 +120,11 @@ def test_without_a_record_the_error_says_how_to_start_a_daemon(tmp_path: Path, f
 def test_the_record_of_a_dead_daemon_is_as_good_as_none(
     settings: Settings, record: DaemonRecord, dead_pid: int
 ) -> None:
-    write_record(settings, replace(record, pid=dead_pid))
-    assert read_record(settings) is not None
-    with pytest.raises(DaemonUnavailable, match="`speech up`"):
-        running_daemon(settings)
+    with sole_daemon(settings):
+        write_record(settings, replace(record, pid=dead_pid))
+        assert read_record(settings) is not None
+        with pytest.raises(DaemonUnavailable, match="`speech up`"):
+            running_daemon(settings)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +474,7 @@ def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> Non
     bare.setenv("SPEECH_PORT", "7000")
     bare.setenv("SPEECH_CONNECT_TIMEOUT_S", "1.5")
     bare.setenv("SPEECH_START_TIMEOUT_S", "30")
-    bare.setenv("SPEECH_DRAIN_TIMEOUT_S", "2")
+    bare.setenv("SPEECH_STOP_TIMEOUT_S", "2")
     settings = Settings()
     assert settings.model_dump() == {
         "state_dir": Path("/srv/speech"),
@@ -471,7 +482,7 @@ def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> Non
         "port": 7000,
         "connect_timeout_s": 1.5,
         "start_timeout_s": 30.0,
-        "drain_timeout_s": 2.0,
+        "stop_timeout_s": 2.0,
     }
     assert settings.ray_dir == Path("/run/ray")
 
@@ -492,7 +503,7 @@ def test_an_empty_variable_is_as_good_as_none(bare: pytest.MonkeyPatch) -> None:
         ("SPEECH_PORT", "http"),
         ("SPEECH_CONNECT_TIMEOUT_S", "0"),
         ("SPEECH_START_TIMEOUT_S", "-5"),
-        ("SPEECH_DRAIN_TIMEOUT_S", "soon"),
+        ("SPEECH_STOP_TIMEOUT_S", "soon"),
     ],
 )
 def test_a_senseless_setting_is_refused(bare: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -186,6 +186,19 @@ def test_a_value_that_an_engine_does_not_take_is_a_mistake_in_the_configuration(
         make_synthesizer(f"{name}:Voice", {"slots": 0})
 
 
+def test_a_configuration_error_of_an_engine_keeps_its_own_words(
+    module: Callable[[str], str],
+) -> None:
+    name = module(
+        "from runtime.errors import ConfigError\n"
+        "class Voice:\n"
+        "    def __init__(self):\n"
+        "        raise ConfigError('No GPU here.')\n"
+    )
+    with pytest.raises(ConfigError, match=r"^No GPU here\.$"):
+        make_synthesizer(f"{name}:Voice")
+
+
 @pytest.mark.parametrize(
     ("make", "engine", "what"),
     [

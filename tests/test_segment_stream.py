@@ -75,11 +75,13 @@ class Fixture:
 
     def __init__(self, rules: SegmentRules, *, partials: bool) -> None:
         self.model = Model()
+        self.gate = ModelWorker("gate")
         self.worker = ModelWorker("scripted")
         self.freed: list[SegmentStream] = []
         self.stream = SegmentStream(
-            self.worker,
+            self.gate,
             Segmenter(Loudness(), rules),
+            self.worker,
             self.model,
             partials=partials,
             on_close=self.freed.append,
@@ -651,7 +653,7 @@ def test_an_engine_that_was_closed_fails_its_calls() -> None:
     async def main() -> None:
         worker = ModelWorker("scripted")
         worker.close()
-        with pytest.raises(EngineFailed, match="scripted failed"):
+        with pytest.raises(EngineFailed, match="scripted has been closed"):
             await worker.run(len, "")
 
     asyncio.run(main())

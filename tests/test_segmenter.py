@@ -138,11 +138,19 @@ def test_a_shorter_silence_does_not_end_an_utterance() -> None:
     assert heard.spans == [(0, 60 + pause + TAIL, True)]
 
 
-def test_an_utterance_ends_with_the_frame_that_completes_the_silence() -> None:
-    segmenter = Segmenter(Loudness(), LIVE)
+@pytest.mark.parametrize(("silence_ms", "frames"), [(480, 15), (481, 16), (500, 16), (512, 16)])
+def test_an_utterance_ends_with_the_frame_that_completes_the_silence(
+    silence_ms: int, frames: int
+) -> None:
+    segmenter = Segmenter(Loudness(), SegmentRules(silence_ms=silence_ms, max_s=10.0))
     assert segmenter.push(speech(30)) == []
-    assert segmenter.push(silence(LIVE_SILENCE - 1)) == []
+    assert segmenter.push(silence(frames - 1)) == []
     assert len(segmenter.push(silence(1))) == 1
+
+
+def test_a_click_right_after_an_utterance_is_not_speech_either() -> None:
+    heard = hear(LIVE, speech(30), silence(LIVE_SILENCE), speech(1), silence(40), flush=True)
+    assert heard.spans == [(0, 30 + TAIL, True)]
 
 
 def test_silence_cuts_but_does_not_close_where_the_end_of_a_turn_is_the_callers() -> None:
@@ -269,9 +277,10 @@ def test_what_is_open_grows_and_stops_growing_in_silence() -> None:
     assert ends == [None, 25, 30, 34, 38, 38]
 
 
-def test_what_is_open_is_what_the_end_of_the_turn_returns() -> None:
+@pytest.mark.parametrize("pause", [0, 0.5, 3.25, 9])
+def test_what_is_open_is_what_the_end_of_the_turn_returns(pause: float) -> None:
     segmenter = Segmenter(Loudness(), LIVE)
-    segmenter.push(np.concatenate([silence(20), speech(30), silence(9)]))
+    segmenter.push(np.concatenate([silence(20), speech(30), silence(pause)]))
     opened, flushed = segmenter.open_segment(), segmenter.flush()
     assert opened is not None
     assert flushed is not None

@@ -19,7 +19,7 @@ from runtime.errors import (
     UnsupportedOption,
 )
 from runtime.speech import (
-    MAX_TEXT_CHARS,
+    MAX_TEXT_BYTES,
     AudioChunk,
     FinalTranscript,
     RecognitionOptions,
@@ -179,14 +179,14 @@ def test_what_cannot_be_spoken_is_removed_and_counted() -> None:
 
 
 def test_a_text_of_the_greatest_length_is_taken() -> None:
-    text = ("word " * (MAX_TEXT_CHARS // 5))[: MAX_TEXT_CHARS - 1] + "s"
-    assert len(text) == MAX_TEXT_CHARS
+    text = ("word " * (MAX_TEXT_BYTES // 5))[: MAX_TEXT_BYTES - 1] + "s"
+    assert len(text) == MAX_TEXT_BYTES
     assert spoken(text).text == text
 
 
 def test_a_longer_text_is_refused_with_both_lengths() -> None:
-    with pytest.raises(TextTooLong, match=r"2,000,001 characters.*at most 2,000,000"):
-        spoken("a" * (MAX_TEXT_CHARS + 1))
+    with pytest.raises(TextTooLong, match=r"3,000,001 bytes.*at most 3,000,000"):
+        spoken("a" * (MAX_TEXT_BYTES + 1))
 
 
 # --- audio chunks ------------------------------------------------------------

@@ -21,7 +21,7 @@ from runtime.errors import (
     UnknownVoice,
     UnsupportedOption,
 )
-from runtime.speech import MAX_TEXT_CHARS, AudioChunk
+from runtime.speech import MAX_TEXT_BYTES, AudioChunk
 
 pytestmark = pytest.mark.cluster
 
@@ -97,7 +97,7 @@ def test_the_stream_says_how_the_request_was_understood(client, run) -> None:
         ("Hallo.", {"language": "de"}, UnknownLanguage, "en"),
         ("Hello.", {"speed": 9.0}, UnsupportedOption, "2.0"),
         ("Hello.", {"normalise": False}, UnsupportedOption, "normalise"),
-        ("a" * (MAX_TEXT_CHARS + 1), {}, TextTooLong, f"{MAX_TEXT_CHARS:,}"),
+        ("é" * MAX_TEXT_BYTES, {}, TextTooLong, f"{MAX_TEXT_BYTES:,}"),
         ("你好", {}, NothingToSpeak, "en"),
     ],
 )

@@ -119,7 +119,7 @@ def down() -> None:
     settings = Settings()
     record = running_daemon(settings)
     os.kill(record.pid, signal.SIGTERM)
-    deadline = time.monotonic() + settings.drain_timeout_s + 30
+    deadline = time.monotonic() + settings.stop_timeout_s
     with working("stopping the daemon ..."):
         while is_alive(record.pid):
             if time.monotonic() > deadline:

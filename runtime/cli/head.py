@@ -166,8 +166,8 @@ def _join(address: str, schema: Any) -> str:
     if others := serve.status().applications.keys() - ours:
         raise ConfigError(
             f"The cluster at {address} runs other applications: {', '.join(sorted(others))}. "
-            "Deploying this configuration would delete them. Put all applications into one file and "
-            "use `serve deploy`."
+            "Deploying this configuration would delete them. Put all applications into one file "
+            "and use `serve deploy`."
         )
     return str(context.address_info["gcs_address"])
 

@@ -26,6 +26,7 @@ from runtime.speech import (
     SynthesizerCapabilities,
     Transcript,
     Voice,
+    check_text_length,
 )
 
 if TYPE_CHECKING:
@@ -102,11 +103,13 @@ class SpeechClient:
 
         Raises:
             DaemonUnavailable: The daemon runs no TTS.
+            TextTooLong: More text than one call carries.
         """
         if isinstance(request, str):
             request = SynthesisRequest(request, **options)
         else:
             request = replace(request, **options)
+        check_text_length(request.text)
         return SynthesisStream(self._deployment(TTS_DEPLOYMENT), request)
 
     async def synthesis_capabilities(self) -> SynthesizerCapabilities:

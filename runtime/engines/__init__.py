@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from runtime.errors import ConfigError, UnknownEngine
+from runtime.errors import ConfigError, SpeechError, UnknownEngine
 from runtime.speech import Recognizer, Synthesizer
 
 SYNTHESIZERS: Mapping[str, str] = {
@@ -73,14 +73,16 @@ def _is_import_path(name: str) -> bool:
 def _make(name: str, known: Mapping[str, str], options: Mapping[str, Any]) -> object:
     module_name, _, class_name = known.get(check_name(name, known), name).partition(":")
     try:
-        engine_class = getattr(importlib.import_module(module_name), class_name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         mend = "pip install 'speech-runtime[embedded]'" if name in known else "install its package"
         raise UnknownEngine(f"Engine {name!r} cannot be imported ({error}): {mend}.") from error
-    except AttributeError as error:
-        raise UnknownEngine(f"Module {module_name} has no {class_name}.") from error
+    if not hasattr(module, class_name):
+        raise UnknownEngine(f"Module {module_name} has no {class_name}.")
     try:
-        engine: object = engine_class(**options)
-    except TypeError as error:
+        engine: object = getattr(module, class_name)(**options)
+    except SpeechError:
+        raise
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"Engine {name!r} does not take these options: {error}.") from error
     return engine

@@ -1,45 +1,105 @@
-"""Model work off the event loop: one thread per engine.
+"""Model work off the event loop: one thread per model, finals before partials.
 
-The models here are not safe to call from two threads at once, and two of them
-at a time would only share the same cores. Callers queue in order of arrival.
+The models here are not safe to call from two threads at once, and two calls at a
+time would only share the same cores.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import PriorityQueue
 from typing import Any, TypeVar
 
-from runtime.errors import EngineFailed, SpeechError
+from runtime.errors import EngineFailed, SpeechError, UnknownEngine
 
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class _Job:
+    work: Callable[..., Any]
+    args: tuple[Any, ...]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Any]
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """Answer the caller, from any thread; one that has gone is not missed."""
+        with contextlib.suppress(RuntimeError):  # its loop has been closed
+            self.loop.call_soon_threadsafe(self._settle, result, error)
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(result)
+        else:
+            self.done.set_exception(error)
+
+
 class ModelWorker:
-    """The thread on which an engine's model lives."""
+    """The thread on which a model lives; work is done in order of urgency, then of arrival."""
 
     def __init__(self, name: str) -> None:
         """``name`` shows in thread lists and error messages."""
         self._name = name
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._jobs: PriorityQueue[tuple[int, int, _Job | None]] = PriorityQueue()
+        self._arrivals = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._closed = False
 
-    async def run(self, work: Callable[..., T], *args: Any) -> T:
+    async def run(self, work: Callable[..., T], *args: Any, background: bool = False) -> T:
         """Run ``work(*args)`` on the thread.
 
         A caller that is cancelled while its work waits takes it out of the queue; work
-        that has begun runs to its end, unobserved.
+        that has begun runs to its end, unobserved. Background work waits for all other.
 
         Raises:
-            EngineFailed: ``work`` raised something that is not one of our own errors.
+            EngineFailed: ``work`` raised something that is not one of our own errors, or the
+                worker was closed.
+            UnknownEngine: A package is not installed.
         """
+        if self._closed:
+            raise EngineFailed(f"{self._name} has been closed.")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        job = _Job(work, args, loop, loop.create_future())
+        self._jobs.put((int(background), next(self._arrivals), job))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+            result: T = await job.done
         except (SpeechError, asyncio.CancelledError):
             raise
+        except ImportError as error:
+            raise UnknownEngine(
+                f"{self._name} cannot be loaded ({error}): pip install 'speech-runtime[embedded]'."
+            ) from error
         except Exception as error:
             raise EngineFailed(f"{self._name} failed: {type(error).__name__}: {error}") from error
+        return result
 
     def close(self) -> None:
-        """Take no more work; what is queued is dropped."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Take no more work; callers whose work waits are told."""
+        self._closed = True
+        self._jobs.put((-1, 0, None))  # before everything else
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()[2]) is not None:
+            if job.done.cancelled():
+                continue
+            result, failure = None, None
+            try:
+                result = job.work(*job.args)
+            except Exception as error:
+                failure = error
+            job.settle(result, failure)
+            del job, result, failure  # not to be held while waiting for the next
+        while not self._jobs.empty():
+            waiting = self._jobs.get()[2]
+            if waiting is not None:
+                waiting.settle(None, EngineFailed(f"{self._name} has been closed."))

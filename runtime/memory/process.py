@@ -47,7 +47,7 @@ def process_state(pid: int) -> str | None:
 
 
 def process_tree(root: int) -> list[ProcessMemory]:
-    """A process and all that descend from it, with what each holds."""
+    """A process and all that descend from it, with what each holds; empty if it has ended."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
@@ -55,6 +55,8 @@ def process_tree(root: int) -> list[ProcessMemory]:
     tree, waiting = [], [root]
     while waiting:
         pid = waiting.pop()
+        if process_state(pid) is None:
+            continue  # it has ended meanwhile
         tree.append(ProcessMemory(pid, _name(pid), resident_bytes(pid)))
         waiting += children[pid]
     return tree

@@ -34,6 +34,7 @@ class SegmentRecognizer(ABC):
         self._name = name
         self._capabilities = capabilities
         self._max_segment_s = max_segment_s
+        self._gate = ModelWorker(f"{name}-gate")
         self._worker = ModelWorker(name)
         self._streams: set[SegmentStream] = set()
 
@@ -61,8 +62,9 @@ class SegmentRecognizer(ABC):
                 f"All {self._capabilities.slots} recognition slots of {self._name} are taken."
             )
         stream = SegmentStream(
-            self._worker,
+            self._gate,
             Segmenter(SileroProbability(), self._rules(options)),
+            self._worker,
             partial(self._decode, options),
             partials=options.partials and self._capabilities.streaming,
             on_close=self._streams.discard,
@@ -95,4 +97,5 @@ class SegmentRecognizer(ABC):
         """Drop all streams and the model."""
         for stream in tuple(self._streams):
             await stream.close()
+        self._gate.close()
         self._worker.close()

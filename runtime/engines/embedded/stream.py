@@ -1,7 +1,8 @@
 """A recognition stream over a model that decodes whole segments.
 
-A task per stream takes pushes and finalize requests in order, gates them, decodes
-segments that ended, and decodes the open one again from time to time for partials.
+A task per stream takes pushes and finalize requests in order, gates them and decodes
+segments that ended. Beside it the open segment is decoded again from time to time for
+partials, which give way to whatever is final.
 """
 
 from __future__ import annotations
@@ -47,16 +48,18 @@ class SegmentStream:
 
     def __init__(
         self,
-        worker: ModelWorker,
+        gate: ModelWorker,
         segmenter: Segmenter,
+        worker: ModelWorker,
         decode: Callable[[Samples], Decoded],
         *,
         partials: bool,
         on_close: Callable[[SegmentStream], None],
     ) -> None:
-        """Needs a running event loop; ``decode`` runs on the worker."""
-        self._worker = worker
+        """Needs a running event loop; segmenting runs on the gate, ``decode`` on the worker."""
+        self._gate = gate
         self._segmenter = segmenter
+        self._worker = worker
         self._decode = decode
         self._partials = partials
         self._on_close = on_close
@@ -72,6 +75,8 @@ class SegmentStream:
         self._spoken: list[tuple[Segment, Decoded]] = []  # the utterance's segments so far
         self._latest: tuple[Segment, Decoded] | None = None  # the open segment, last decoded
         self._partial_due = 0.0
+        self._partial_sent = False
+        self._partial: tuple[Segment, asyncio.Task[None]] | None = None
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._stopped)
 
@@ -79,6 +84,7 @@ class SegmentStream:
 
     async def push(self, samples: Samples) -> None:
         """Add samples; see ``RecognitionStream.push``."""
+        self._check_open()
         for start in range(0, len(samples), _BLOCK):
             while self._backlog > _MAX_BACKLOG and not self._task.done():
                 self._room.clear()
@@ -116,11 +122,14 @@ class SegmentStream:
         self._task.cancel()
         self._on_close(self)
 
-    def _put(self, item: Samples | _EndUtterance) -> None:
+    def _check_open(self) -> None:
         if self._task.done() and not self._task.cancelled():
             self._task.result()
         if self._ended:
             raise SessionClosed("The recognition stream has ended; open another one.")
+
+    def _put(self, item: Samples | _EndUtterance) -> None:
+        self._check_open()
         self._inbox.append(item)
         self._arrived.set()
 
@@ -133,22 +142,30 @@ class SegmentStream:
     # --- the stream's own task -----------------------------------------------
 
     async def _run(self) -> None:
+        try:
+            await self._work_through()
+        finally:
+            self._stop_partial()
+
+    async def _work_through(self) -> None:
         while True:
-            if not self._inbox:
+            while not self._inbox:
                 self._arrived.clear()
                 await self._arrived.wait()
+                if self._partial is not None and self._partial[1].done():
+                    self._partial[1].result()  # raises what it failed of
             item = self._inbox.popleft()
             if isinstance(item, _EndUtterance):
                 await self._end_utterance(item.request)
                 if item.last:
                     return
                 continue
-            for segment in await self._worker.run(self._segmenter.push, item):
+            for segment in await self._gate.run(self._segmenter.push, item):
                 await self._segment_ended(segment)
             self._backlog -= len(item)
             self._room.set()
             if self._partials and not self._inbox:
-                await self._partial()
+                self._start_partial()
 
     async def _segment_ended(self, segment: Segment) -> None:
         await self._keep(segment)
@@ -162,48 +179,60 @@ class SegmentStream:
         self._final(request)
 
     async def _keep(self, segment: Segment) -> None:
+        # Once speech has paused, the open segment no longer changes: its partial is
+        # its final, and nothing is left to do when the end of the turn is called.
+        if self._partial is not None and _same_samples(self._partial[0], segment):
+            await self._partial[1]
+        self._stop_partial()
         if not len(segment.samples):
             return
-        decoded = await self._decoded(segment)
+        if self._latest is not None and _same_samples(self._latest[0], segment):
+            decoded = self._latest[1]
+        else:
+            decoded = await self._worker.run(self._decode, segment.samples)
         self._latest = None
         if decoded.text:
             self._spoken.append((segment, decoded))
 
-    async def _decoded(self, segment: Segment) -> Decoded:
-        # Once speech has paused, the open segment no longer changes: its partial is
-        # its final, and nothing is left to do when the end of the turn is called.
-        if self._latest is not None and _same_samples(self._latest[0], segment):
-            return self._latest[1]
-        decoded = await self._worker.run(self._decode, segment.samples)
-        self._latest = (segment, decoded)
-        return decoded
-
-    async def _partial(self) -> None:
+    def _start_partial(self) -> None:
+        if self._partial is not None and not self._partial[1].done():
+            return
         if time.monotonic() < self._partial_due:
             return
         segment = self._segmenter.open_segment()
         if segment is None or (self._latest and _same_samples(self._latest[0], segment)):
             return
-        started = time.monotonic()
-        decoded = await self._decoded(segment)
-        # At most half of the worker's time goes to the partials of one stream.
-        cost = time.monotonic() - started
-        self._partial_due = started + max(_PARTIAL_INTERVAL_S, 2 * cost)
+        task = asyncio.create_task(self._decode_partial(segment))
+        task.add_done_callback(lambda _: self._arrived.set())
+        self._partial = (segment, task)
+
+    def _stop_partial(self) -> None:
+        if self._partial is not None:
+            self._partial[1].cancel()
+            self._partial = None
+
+    async def _decode_partial(self, segment: Segment) -> None:
+        asked = time.monotonic()
+        decoded = await self._worker.run(self._decode, segment.samples, background=True)
+        # Waiting counts: the more streams there are, the rarer are the partials of each.
+        cost = time.monotonic() - asked
+        self._partial_due = asked + max(_PARTIAL_INTERVAL_S, 2 * cost)
+        self._latest = (segment, decoded)
         parts = [*self._spoken, (segment, decoded)]
         text = _join(parts)
-        if text:
-            first, last = parts[0][0], segment
-            event = PartialTranscript(
-                text, self._utterance, first.start / SAMPLE_RATE, last.end / SAMPLE_RATE
-            )
-            if self._outbox and isinstance(self._outbox[-1], PartialTranscript):
-                self._outbox.pop()  # unread and outdated
-            self._emit(event)
+        if not text:
+            return
+        start_s, end_s = parts[0][0].start / SAMPLE_RATE, segment.end / SAMPLE_RATE
+        if self._outbox and isinstance(self._outbox[-1], PartialTranscript):
+            self._outbox.pop()  # unread and outdated
+        self._partial_sent = True
+        self._emit(PartialTranscript(text, self._utterance, start_s, end_s))
 
     def _final(self, request: int) -> None:
         spoken, self._spoken = self._spoken, []
-        if not spoken and not request:
-            return
+        if not spoken and not request and not self._partial_sent:
+            return  # nothing was said, nobody asked, and no partial waits for its final
+        self._partial_sent = False
         now = self._segmenter.position
         start, end = (spoken[0][0].start, spoken[-1][0].end) if spoken else (now, now)
         words = tuple(

