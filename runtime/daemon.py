@@ -46,7 +46,7 @@ class DaemonRecord:
     Attributes:
         pid: The daemon's process on this host.
         address: ``host:port`` of the cluster's head.
-        ready: True once all deployments are running.
+        ready_s: Seconds from its start until all deployments were running; None before.
         started_at: Unix time in seconds.
         config: The configuration it runs.
         python: Minor version, such as ``3.11``; clients must have the same.
@@ -57,13 +57,18 @@ class DaemonRecord:
 
     pid: int
     address: str
-    ready: bool
+    ready_s: float | None
     started_at: float
     config: str
     python: str
     ray: str
     environment: dict[str, str]
     log: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether all deployments are running."""
+        return self.ready_s is not None
 
 
 def python_version() -> str:

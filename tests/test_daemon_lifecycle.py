@@ -227,7 +227,7 @@ def test_another_ray_or_python_and_a_missing_token_are_each_named_at_once(
         ({"ray": "1.0.0"}, "Ray 1.0.0"),
         ({"environment": wrong_token}, "token"),
         ({"address": "127.0.0.1:1"}, "127.0.0.1:1"),
-        ({"ready": False}, "still starting"),
+        ({"ready_s": None}, "still starting"),
     ):
         state = tmp_path / f"state-{names.replace(' ', '-').replace(':', '-')}"
         with sole_daemon(Settings(state_dir=state)):

@@ -52,7 +52,7 @@ def record(settings: Settings) -> DaemonRecord:
     return DaemonRecord(
         pid=os.getpid(),
         address="127.0.0.1:6379",
-        ready=True,
+        ready_s=1.5,
         started_at=1_700_000_000.25,
         config="embedded",
         python=python_version(),
@@ -89,7 +89,7 @@ def test_a_process_that_has_the_id_of_a_dead_daemon_is_no_daemon(
 
 
 def test_a_record_replaces_the_one_before(settings: Settings, record: DaemonRecord) -> None:
-    write_record(settings, replace(record, ready=False, config="a much longer name " * 20))
+    write_record(settings, replace(record, ready_s=None, config="a much longer name " * 20))
     write_record(settings, record)
     assert read_record(settings) == record
 

@@ -46,10 +46,31 @@ def _section(path: Path, report: dict[str, Any]) -> str:
         f"`{report['command']}`. {versions}."
     )
     if report["load_s"]:
-        head += f" Loaded in {report['load_s']} s, warm-up {report['warmup_ms']:.0f} ms."
+        head += f" Ready after {report['load_s']} s"
+        head += f", warm-up {report['warmup_ms']:.0f} ms." if report["warmup_ms"] else "."
     if note := report.get("note"):
         head += f"\n\n{note}"
-    return f"{head}\n\n{_table(report['rows'])}\n"
+    parts = [head, _table(report["rows"]), *_handle_costs(report["rows"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _handle_costs(rows: list[dict[str, Any]]) -> list[str]:
+    """What the handle adds, where a row was measured in this process as well, in turns."""
+    by_path = {row.get("path"): row for row in rows}
+    sentences = []
+    for path, row in by_path.items():
+        direct = by_path.get(str(path).replace("handle", "in process"))
+        if path is None or direct is None or direct is row:
+            continue
+        for key in ("first_audio_ms", "final_ms"):
+            if key in row:
+                added = row[key]["p50"] - direct[key]["p50"]
+                label = key.removesuffix("_ms").replace("_", " ")
+                sentences.append(
+                    f"**{path}**: {label} p50 {row[key]['p50']:.1f} ms through the handle, "
+                    f"{direct[key]['p50']:.1f} ms in process: {added:+.1f} ms."
+                )
+    return sentences
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -119,7 +119,7 @@ def idle(
     record = running_daemon(Settings())
     with working(f"watching for {seconds:g} s ...", quiet=as_json):
         rows = idle_bench.measure(record.pid, seconds)
-    _print(report(record.config, 0.0, 0.0, rows), as_json)
+    _print(report(record.config, record.ready_s or 0.0, 0.0, rows), as_json)
 
 
 async def _connected(

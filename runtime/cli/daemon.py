@@ -191,6 +191,7 @@ def _as_json(
 ) -> dict[str, Any]:
     return {
         "ready": record.ready,
+        "ready_s": record.ready_s,
         "pid": record.pid,
         "address": record.address,
         "config": record.config,

@@ -89,7 +89,7 @@ def running(
             record = DaemonRecord(
                 pid=os.getpid(),
                 address=head,
-                ready=False,
+                ready_s=None,
                 started_at=time.time(),
                 config=config_name,
                 python=python_version(),
@@ -99,7 +99,7 @@ def running(
             )
             write_record(settings, record)
             _deploy(schema, settings, started, on_progress)
-            record = replace(record, ready=True)
+            record = replace(record, ready_s=round(time.monotonic() - started, 2))
             write_record(settings, record)
             yield record
         finally:

@@ -185,6 +185,10 @@ async def deployments(application: str) -> dict[str, DeploymentCalls]:
 
     from runtime.client.calls import DeploymentCalls
 
+    # Serve logs its own progress into the caller's terminal. Set the level again after
+    # connecting to hear it.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
     try:
         status = await asyncio.to_thread(serve.status)
     except Exception as error:
