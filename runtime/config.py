@@ -133,6 +133,12 @@ def find_config(name_or_path: str) -> Path:
     )
 
 
+def config_label(path: Path) -> str:
+    """What to call a configuration: its name if it is a shipped one, else its path."""
+    names = {shipped.resolve(): name for name, shipped in shipped_configs().items()}
+    return names.get(path.resolve(), str(path))
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Read a configuration and validate the speech application's arguments in it.
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from runtime.cli.head import Progress, running, wait_for_signal
 from runtime.cli.output import console, notes, print_json, working
-from runtime.config import find_config, read_config, speech_applications
+from runtime.config import config_label, find_config, read_config, speech_applications
 from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon
 from runtime.errors import DaemonUnavailable, SpeechError
 from runtime.memory.process import ProcessMemory, process_tree
@@ -52,8 +52,9 @@ def up(
     def report(progress: Progress) -> None:
         notes.print(f"[green]ready[/]  {progress.what}  [dim]{progress.seconds:.1f} s[/]")
 
-    notes.print(f"speech-runtime: starting {path.stem} ({_engines(document, path)})")
-    with running(document, str(path), settings, address=address, on_progress=report):
+    label = config_label(path)
+    notes.print(f"speech-runtime: starting {label} ({_engines(document, path)})")
+    with running(document, label, settings, address=address, on_progress=report):
         if first_words is not None:
             from runtime.cli.first_words import exchange
 
