@@ -1,5 +1,7 @@
 # Everything lives in .venv; `make clean` removes it.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 CONFIG ?= embedded
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ clean:
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' || \
 		{ echo "Python 3.11 or 3.12 is needed; make PYTHON=/path/to/it"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' || \
 		{ echo "The venv module is missing: apt-get install python3-venv"; exit 1; }
