@@ -23,6 +23,7 @@ from runtime.errors import (
     StreamStalled,
 )
 from runtime.replica import EngineInfo, RecognitionStarted, ReplicaInfo, check_protocol
+from runtime.requests import resolve_recognition
 from runtime.speech import (
     LoadReport,
     RecognitionEvent,
@@ -31,7 +32,6 @@ from runtime.speech import (
     RecognitionStream,
     Recognizer,
     Transcript,
-    resolve_recognition,
 )
 
 

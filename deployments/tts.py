@@ -16,7 +16,8 @@ from runtime.config import TtsArgs, TtsUserConfig, validate
 from runtime.engines import make_synthesizer
 from runtime.errors import SpeechError, StreamStalled
 from runtime.replica import EngineInfo, ReplicaInfo, SynthesisStarted, check_protocol
-from runtime.speech import AudioChunk, SynthesisRequest, resolve_synthesis
+from runtime.requests import resolve_synthesis
+from runtime.speech import AudioChunk, SynthesisRequest
 
 # Beyond this many characters cleaning the text takes longer than an event loop may be held.
 _LONG_TEXT = 10_000

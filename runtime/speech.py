@@ -16,27 +16,14 @@ Conventions, everywhere in the project:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import (
-    InvalidRequest,
-    NothingToSpeak,
-    TextTooLong,
-    UnknownLanguage,
-    UnknownVoice,
-    UnsupportedOption,
-)
-from runtime.text import has_speech, primary_language, speakable
-
 PROTOCOL_VERSION = 1
 """Version of the calls between client and deployments; both sides must agree."""
-
-MAX_TEXT_BYTES = 3_000_000
-"""Longest text of one request, in UTF-8: a handle call carries at most 4 MiB (gRPC's default)."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 """Mono float32 samples in [-1, 1], shape ``(n,)``."""
@@ -47,7 +34,7 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class SynthesisRequest:
-    """One utterance to be spoken, of any length up to ``MAX_TEXT_BYTES``.
+    """One utterance to be spoken, of any length up to ``runtime.requests.MAX_TEXT_BYTES``.
 
     Attributes:
         text: What to say; Unicode, any number of sentences.
@@ -134,92 +121,6 @@ class SynthesizerCapabilities:
     def languages(self) -> tuple[str, ...]:
         """Primary language subtags of all voices, in order, each once."""
         return tuple(dict.fromkeys(tag for voice in self.voices for tag in voice.languages))
-
-
-def resolve_synthesis(
-    request: SynthesisRequest, capabilities: SynthesizerCapabilities
-) -> tuple[SynthesisRequest, int]:
-    """Validate a request against an engine and fill in its defaults.
-
-    Returns:
-        The request with speakable text, an exact voice name and a primary language
-        subtag, as engines expect it; and the number of characters removed from the text.
-
-    Raises:
-        NothingToSpeak: The text holds no letter and no number.
-        TextTooLong: More than ``MAX_TEXT_BYTES`` of text.
-        UnknownVoice: No such voice, or it does not speak the language asked for.
-        UnknownLanguage: No voice speaks the language.
-        UnsupportedOption: Pace, seed or raw text that the engine cannot honour.
-    """
-    check_text_length(request.text)
-    voice = _pick_voice(request, capabilities)
-    language = primary_language(request.language) if request.language else voice.languages[0]
-    _check_options(request, capabilities)
-    clean = speakable(request.text)
-    if not has_speech(clean.text):
-        raise NothingToSpeak(
-            "The text is empty or whitespace; give at least one word."
-            if not request.text.strip()
-            else f"Nothing in {request.text[:40]!r} can be spoken; give a letter or a digit."
-        )
-    resolved = replace(request, text=clean.text, voice=voice.name, language=language)
-    return resolved, clean.removed
-
-
-def check_text_length(text: str) -> None:
-    """Refuse a text that one call cannot carry; callers do so before they send it.
-
-    Raises:
-        TextTooLong: More than ``MAX_TEXT_BYTES``.
-    """
-    if 4 * len(text) <= MAX_TEXT_BYTES:  # four bytes a character at the most
-        return
-    size = len(text.encode("utf-8", errors="surrogatepass"))
-    if size > MAX_TEXT_BYTES:
-        raise TextTooLong(
-            f"The text has {size:,} bytes in UTF-8; one request carries at most "
-            f"{MAX_TEXT_BYTES:,}. Send it in parts."
-        )
-
-
-def _pick_voice(request: SynthesisRequest, capabilities: SynthesizerCapabilities) -> Voice:
-    language = primary_language(request.language) if request.language else None
-    if language is not None and language not in capabilities.languages:
-        raise UnknownLanguage(
-            f"No voice speaks {request.language!r}; languages: {', '.join(capabilities.languages)}."
-        )
-    if request.voice is None:
-        speaking = (v for v in capabilities.voices if language is None or language in v.languages)
-        return next(speaking)
-    by_name = {voice.name.casefold(): voice for voice in capabilities.voices}
-    voice = by_name.get(request.voice.casefold())
-    if voice is None:
-        names = ", ".join(v.name for v in capabilities.voices)
-        raise UnknownVoice(f"There is no voice {request.voice!r}; voices: {names}.")
-    if language is not None and language not in voice.languages:
-        raise UnknownVoice(
-            f"Voice {voice.name!r} does not speak {language!r}; it speaks: "
-            f"{', '.join(voice.languages)}."
-        )
-    return voice
-
-
-def _check_options(request: SynthesisRequest, capabilities: SynthesizerCapabilities) -> None:
-    if request.speed != 1.0:
-        if capabilities.speed is None:
-            raise UnsupportedOption("This engine speaks at one pace; leave speed at 1.0.")
-        slowest, fastest = capabilities.speed
-        if not slowest <= request.speed <= fastest:  # also refuses NaN
-            raise UnsupportedOption(
-                f"Speed {request.speed} is out of range; this engine takes {slowest} to {fastest}."
-            )
-    if request.seed is not None and not capabilities.seed:
-        raise UnsupportedOption("This engine cannot repeat its audio; leave seed unset.")
-    if request.seed is not None and request.seed < 0:
-        raise UnsupportedOption(f"A seed is a whole number from 0; {request.seed} is not.")
-    if not request.normalise and not capabilities.raw_text:
-        raise UnsupportedOption("This engine always normalises its text; leave normalise on.")
 
 
 # --- recognition -------------------------------------------------------------
@@ -347,36 +248,6 @@ class RecognizerCapabilities:
     streaming: bool
     words: bool
     slots: int
-
-
-def resolve_recognition(
-    options: RecognitionOptions, capabilities: RecognizerCapabilities
-) -> RecognitionOptions:
-    """Validate options against an engine and fill in its default language.
-
-    Raises:
-        UnknownLanguage: The engine does not understand the language.
-        UnsupportedOption: Word times from an engine without, or a senseless endpoint.
-        InvalidRequest: A mode there is not.
-    """
-    if options.mode not in ("live", "file"):
-        raise InvalidRequest(f"There is no recognition mode {options.mode!r}; use live or file.")
-    language = primary_language(options.language) if options.language else None
-    if language is not None and language not in capabilities.languages:
-        raise UnknownLanguage(
-            f"The recognizer does not understand {options.language!r}; languages: "
-            f"{', '.join(capabilities.languages)}."
-        )
-    if options.words and not capabilities.words:
-        raise UnsupportedOption(
-            "This engine knows no times of words; ask for words=False, or for mode='file' "
-            "if that engine knows them."
-        )
-    if options.endpoint_ms is not None and options.endpoint_ms < 100:
-        raise UnsupportedOption(
-            f"endpoint_ms is {options.endpoint_ms}; silences inside words last up to 100 ms."
-        )
-    return replace(options, language=language or capabilities.languages[0])
 
 
 # --- engines -----------------------------------------------------------------

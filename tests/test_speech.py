@@ -18,8 +18,8 @@ from runtime.errors import (
     UnknownVoice,
     UnsupportedOption,
 )
+from runtime.requests import MAX_TEXT_BYTES, resolve_recognition, resolve_synthesis
 from runtime.speech import (
-    MAX_TEXT_BYTES,
     AudioChunk,
     FinalTranscript,
     RecognitionOptions,
@@ -29,8 +29,6 @@ from runtime.speech import (
     Transcript,
     Voice,
     Word,
-    resolve_recognition,
-    resolve_synthesis,
 )
 
 VOICES = (Voice("Ada", ("en", "de")), Voice("Béla", ("hu",)), Voice("Chloé", ("fr", "en")))

@@ -21,7 +21,8 @@ from runtime.errors import (
     UnknownVoice,
     UnsupportedOption,
 )
-from runtime.speech import MAX_TEXT_BYTES, AudioChunk
+from runtime.requests import MAX_TEXT_BYTES
+from runtime.speech import AudioChunk
 
 pytestmark = pytest.mark.cluster
 

@@ -14,15 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import InvalidRequest
-from runtime.text import (
-    SpeakableText,
-    TextChunk,
-    has_speech,
-    plan_chunks,
-    primary_language,
-    speakable,
-    split_sentences,
-)
+from runtime.speakable import SpeakableText, has_speech, speakable
+from runtime.text import TextChunk, plan_chunks, primary_language, split_sentences
 
 MEGABYTE = 1_000_000  # characters
 LANGUAGES = ["en", "es", "de", "fr", "it", "vi", "zh", "hi", "xx"]

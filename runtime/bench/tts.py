@@ -14,7 +14,8 @@ from runtime.bench.corpus import SENTENCES, TEN_WORDS
 from runtime.bench.load import Playback, closed_loop, peak_memory, poisson_arrivals
 from runtime.bench.report import distribution
 from runtime.client import SpeechClient
-from runtime.speech import AudioChunk, SynthesisRequest, Synthesizer, resolve_synthesis
+from runtime.requests import resolve_synthesis
+from runtime.speech import AudioChunk, SynthesisRequest, Synthesizer
 
 
 @dataclass(slots=True)

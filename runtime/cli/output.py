@@ -14,7 +14,7 @@ from rich.console import Console
 console = Console(highlight=False)
 """For results, on standard output."""
 
-notes = Console(stderr=True, highlight=False)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
 """For progress and errors, on standard error."""
 
 

@@ -16,6 +16,7 @@ from runtime.client.synthesis import SynthesisStream
 from runtime.config import APPLICATION, ASR_DEPLOYMENT, TTS_DEPLOYMENT
 from runtime.errors import AudioFormatError, DaemonUnavailable
 from runtime.replica import ReplicaInfo
+from runtime.requests import check_text_length
 from runtime.settings import Settings
 from runtime.speech import (
     PROTOCOL_VERSION,
@@ -26,7 +27,6 @@ from runtime.speech import (
     SynthesizerCapabilities,
     Transcript,
     Voice,
-    check_text_length,
 )
 
 if TYPE_CHECKING:
