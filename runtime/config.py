@@ -230,11 +230,36 @@ def validate(
         raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
 
 
+def check_keys(
+    model: type[BaseModel], value: Any, origin: str, place: tuple[str | int, ...] = ()
+) -> None:
+    """Refuse keys that a model does not have, at any depth; Serve's own models ignore them.
+
+    Raises:
+        ConfigError: The first such key, with the nearest one there is.
+    """
+    if not isinstance(value, dict):
+        return
+    for key, inner in value.items():
+        if key not in model.model_fields:
+            path = ".".join(map(str, (*place, key)))
+            hint = _nearest_of(str(key), list(model.model_fields))
+            raise ConfigError(f"{origin}: {path}: there is no such key.{hint}")
+        inner_model = _model_within(model.model_fields[key].annotation)
+        if inner_model is not None and isinstance(inner, list):
+            for index, item in enumerate(inner):
+                check_keys(inner_model, item, origin, (*place, key, index))
+        elif inner_model is not None:
+            check_keys(inner_model, inner, origin, (*place, key))
+
+
 def _nearest(model: type[BaseModel], location: Sequence[str | int]) -> str:
     fields: list[str] = _fields_at(model, location[:-1])
-    if not fields:
-        return ""
-    near = get_close_matches(str(location[-1]), fields, n=1, cutoff=0.5)
+    return _nearest_of(str(location[-1]), fields) if fields else ""
+
+
+def _nearest_of(key: str, fields: list[str]) -> str:
+    near = get_close_matches(key, fields, n=1, cutoff=0.5)
     known = f"keys here: {', '.join(fields)}"
     return f" Did you mean {near[0]!r}? ({known})" if near else f" ({known})"
 

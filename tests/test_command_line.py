@@ -15,6 +15,8 @@ import soundfile
 
 pytestmark = pytest.mark.cluster
 
+AUDIO = Path(__file__).parent / "audio"
+
 
 def test_say_writes_a_wav_and_reports_how_fast(speech, daemon, tmp_path) -> None:
     result = speech("say", "Hello there.", "-o", "hello.wav", "--json", settings=daemon)
@@ -103,6 +105,7 @@ def test_doctor_passes_on_this_machine_and_sees_the_daemon(speech, daemon) -> No
         (["up", "no-such-config"], "embedded"),
         (["up", "broken.yaml"], "Did you mean 'engine'"),
         (["up", "serve.yaml"], "Did you mean 'applications'"),
+        (["up", "passed.yaml"], "Did you mean 'num_replicas'"),
         (["no-such-verb"], "No such command"),
     ],
 )
@@ -117,6 +120,11 @@ def test_bad_input_exits_with_2_and_says_what_is_wrong(
     (tmp_path / "broken.yaml").write_text("applications: [" + speech_app % "{engin: hibari}" + "]")
     (tmp_path / "serve.yaml").write_text(
         "aplications: []\napplications: [" + speech_app % "{engine: hibari}" + "]"
+    )
+    (tmp_path / "passed.yaml").write_text(
+        "applications: ["
+        + speech_app % "{engine: hibari, deployment_config: {num_replica: 2}}"
+        + "]"
     )
     result = speech(*arguments, settings=daemon)
     assert result.code == 2, result.err
@@ -161,6 +169,9 @@ def test_bench_reports_every_figure_with_its_circumstances(speech, daemon) -> No
         "bench", "turn", "--streams", "1", "--utterances", "1", "--json", settings=daemon
     ).json
     assert turn["rows"][0]["turn_ms"]["p50"] > 200
+    scores = speech("bench", "wer", AUDIO / "manifest.json", "--json", settings=daemon).json
+    assert {row["mode"]: row["words"] for row in scores["rows"]} == {"file": 88, "live": 88}
+    assert max(row["wer"] for row in scores["rows"]) <= 0.1
     asr = speech(
         "bench", "asr", "--streams", "1", "--utterances", "1", "--json", settings=daemon
     ).json

@@ -1,15 +1,17 @@
-"""``speech bench tts | asr | turn | idle``."""
+"""``speech bench tts | asr | turn | wer | idle``."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.table import Table
 
+from runtime.bench import accuracy as accuracy_bench
 from runtime.bench import asr as asr_bench
 from runtime.bench import idle as idle_bench
 from runtime.bench import tts as tts_bench
@@ -109,6 +111,22 @@ def turn(streams: str = _Streams, utterances: int = _Utterances, as_json: bool =
 
     with _settings(None) as settings:
         _print(asyncio.run(_connected(settings, run)), as_json)
+
+
+@app.command()
+def wer(
+    manifest: Path = typer.Argument(help='A JSON list of {"file", "text"}.'),
+    as_json: bool = _Json,
+) -> None:
+    """Word error rate on recordings with known text."""
+
+    async def run(client: SpeechClient) -> dict[str, Any]:
+        engines = (await client.info())["ASR"].engines
+        rows = await accuracy_bench.score(client, manifest)
+        names = ", ".join(f"{loaded.role}: {loaded.name}" for loaded in engines)
+        return report(names, 0.0, 0.0, rows)
+
+    _print(asyncio.run(_connected(Settings(), run)), as_json)
 
 
 @app.command()

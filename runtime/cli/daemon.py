@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def up(
 
     label = config_label(path)
     notes.print(f"speech-runtime: starting {label} ({_engines(document, path)})")
-    with running(document, label, settings, address=address, on_progress=report):
+    with ExitStack() as daemon:
+        with working("starting ..."):
+            daemon.enter_context(
+                running(document, label, settings, address=address, on_progress=report)
+            )
         if first_words is not None:
             from runtime.cli.first_words import exchange
 

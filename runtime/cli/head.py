@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.config import APPLICATION, validate
+from runtime.config import APPLICATION, check_keys, speech_applications, validate
 from runtime.daemon import (
     DaemonRecord,
     adopt_environment,
@@ -117,8 +117,14 @@ def wait_for_signal() -> None:
 
 
 def _schema(document: dict[str, Any], origin: str) -> Any:
-    from ray.serve.schema import ServeDeploySchema
+    """The configuration as Serve understands it; raises a ConfigError for what it does not."""
+    from ray.serve.schema import DeploymentSchema, ServeDeploySchema
 
+    check_keys(ServeDeploySchema, document, origin)
+    for name, args in speech_applications(document, origin).items():
+        for deployment in ("asr", "tts"):
+            passed_on = getattr(getattr(args, deployment), "deployment_config", {})
+            check_keys(DeploymentSchema, passed_on, origin, (name, deployment, "deployment_config"))
     return validate(ServeDeploySchema, document, origin)
 
 

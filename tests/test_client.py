@@ -1,0 +1,117 @@
+"""Connecting: from inside the cluster, without an event loop, and where it cannot work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.bench.wer import plain_words
+from runtime.settings import Settings
+
+pytestmark = pytest.mark.cluster
+
+
+def run_script(script: str, daemon: Settings, folder: Path) -> subprocess.CompletedProcess[str]:
+    # Without what connecting has set in this process.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"SPEECH_STATE_DIR": str(daemon.state_dir)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_worker_of_the_cluster_is_a_client_too(client: Any) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0.1)
+    def speak_in_a_worker() -> int:
+        import asyncio
+
+        from runtime.client import SpeechClient
+
+        async def speak() -> int:
+            async with (
+                await SpeechClient.connect() as inner,
+                inner.synthesize("From inside the cluster.") as stream,
+            ):
+                return sum([chunk.samples async for chunk in stream])
+
+        return asyncio.run(speak())
+
+    assert ray.get(speak_in_a_worker.remote(), timeout=60) > 12_000
+
+
+def test_a_script_without_an_event_loop_speaks_and_listens(daemon, tmp_path) -> None:
+    done = run_script(
+        """
+from runtime.client import BlockingSpeechClient
+with BlockingSpeechClient.connect() as client:
+    chunks = list(client.synthesize("There are white clouds over the river.", seed=3))
+    audio = b"".join(chunk.pcm for chunk in chunks)
+    print(client.transcribe(audio, sample_rate=chunks[0].sample_rate).text)
+    print(client.voices()[0].name, sorted(client.info()))
+    unfinished = client.synthesize("Nobody waits for the end of this.")
+    next(unfinished)
+    unfinished.close()
+    print(client.info()["TTS"].engines[0].active)
+""",
+        daemon,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    text, voices, active = done.stdout.splitlines()
+    assert plain_words(text) == plain_words("There are white clouds over the river.")
+    assert voices == "heart ['ASR', 'TTS']"
+    assert active == "0"
+    assert done.stderr == ""
+
+
+def test_ray_imported_earlier_under_other_settings_is_an_error_with_the_mend(
+    daemon, tmp_path
+) -> None:
+    done = run_script(
+        """
+import asyncio, ray
+from runtime.client import SpeechClient
+from runtime.errors import DaemonUnavailable
+try:
+    asyncio.run(SpeechClient.connect())
+except DaemonUnavailable as error:
+    print(error)
+""",
+        daemon,
+        tmp_path,
+    )
+    assert "Import ray later" in done.stdout
+    assert "RAY_AUTH_TOKEN_PATH=" in done.stdout
+
+
+def test_a_second_event_loop_is_an_error_that_says_why(daemon, tmp_path) -> None:
+    done = run_script(
+        """
+import asyncio
+from runtime.client import SpeechClient
+from runtime.errors import SpeechError
+
+async def main():
+    await SpeechClient.connect()
+
+asyncio.run(main())
+try:
+    asyncio.run(main())
+except SpeechError as error:
+    print(error)
+""",
+        daemon,
+        tmp_path,
+    )
+    assert "one loop" in done.stdout, done.stderr
