@@ -18,6 +18,7 @@ import yaml
 
 from runtime.bench.private import private_daemon
 from runtime.config import find_config
+from runtime.daemon import adopt_environment, running_daemon
 from runtime.settings import Settings
 
 T = TypeVar("T")
@@ -87,6 +88,8 @@ def daemon() -> Iterator[Settings]:
     )
     try:
         with private_daemon(document) as settings:
+            # Now, so that a test may import Ray before the first one that connects.
+            adopt_environment(running_daemon(settings).environment)
             yield settings
     finally:
         if before is None:
@@ -127,12 +130,18 @@ class Result:
 
 
 @pytest.fixture
-def speech(tmp_path: Path) -> Callable[..., Result]:
+def shell() -> dict[str, str]:
+    """The environment of a fresh shell: without what connecting has set in this process."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+
+
+@pytest.fixture
+def speech(tmp_path: Path, shell: dict[str, str]) -> Callable[..., Result]:
     """Run ``speech`` in an empty folder, as a user would; by default there is no daemon."""
 
     def call(*arguments: str | Path, settings: Settings | None = None, **options: Any) -> Result:
         state = settings.state_dir if settings else tmp_path / "state"
-        environment = os.environ | {"SPEECH_STATE_DIR": str(state), "COLUMNS": "200"}
+        environment = shell | {"SPEECH_STATE_DIR": str(state), "COLUMNS": "200"}
         if settings and settings.temp_dir:
             environment["SPEECH_TEMP_DIR"] = str(settings.temp_dir)
         done = subprocess.run(

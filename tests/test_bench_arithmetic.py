@@ -264,7 +264,7 @@ def test_a_report_says_where_its_figures_come_from() -> None:
     assert (whole["engine"], whole["load_s"], whole["warmup_ms"]) == ("hibari", 1.23, 67.9)
     assert whole["device"] == device()
     assert whole["versions"] == versions()
-    assert whole["command"].startswith("speech ")
+    assert whole["command"].startswith("speech")
     assert whole["commit"] == commit() != ""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,23 @@ from runtime.settings import Settings
 pytestmark = pytest.mark.cluster
 
 
-def run_script(script: str, daemon: Settings, folder: Path) -> subprocess.CompletedProcess[str]:
-    # Without what connecting has set in this process.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment | {"SPEECH_STATE_DIR": str(daemon.state_dir)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+@pytest.fixture
+def run_script(
+    daemon: Settings, tmp_path: Path, shell: dict[str, str]
+) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Run a program in a process of its own, which can find the daemon."""
+
+    def run(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            env=shell | {"SPEECH_STATE_DIR": str(daemon.state_dir)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
 
 
 def test_a_worker_of_the_cluster_is_a_client_too(client: Any) -> None:
@@ -50,7 +56,7 @@ def test_a_worker_of_the_cluster_is_a_client_too(client: Any) -> None:
     assert ray.get(speak_in_a_worker.remote(), timeout=60) > 12_000
 
 
-def test_a_script_without_an_event_loop_speaks_and_listens(daemon, tmp_path) -> None:
+def test_a_script_without_an_event_loop_speaks_and_listens(run_script) -> None:
     done = run_script(
         """
 from runtime.client import BlockingSpeechClient
@@ -63,9 +69,7 @@ with BlockingSpeechClient.connect() as client:
     next(unfinished)
     unfinished.close()
     print(client.info()["TTS"].engines[0].active)
-""",
-        daemon,
-        tmp_path,
+"""
     )
     assert done.returncode == 0, done.stderr
     text, voices, active = done.stdout.splitlines()
@@ -75,9 +79,7 @@ with BlockingSpeechClient.connect() as client:
     assert done.stderr == ""
 
 
-def test_ray_imported_earlier_under_other_settings_is_an_error_with_the_mend(
-    daemon, tmp_path
-) -> None:
+def test_ray_imported_earlier_under_other_settings_is_an_error_with_the_mend(run_script) -> None:
     done = run_script(
         """
 import asyncio, ray
@@ -87,15 +89,13 @@ try:
     asyncio.run(SpeechClient.connect())
 except DaemonUnavailable as error:
     print(error)
-""",
-        daemon,
-        tmp_path,
+"""
     )
     assert "Import ray later" in done.stdout
     assert "RAY_AUTH_TOKEN_PATH=" in done.stdout
 
 
-def test_a_second_event_loop_is_an_error_that_says_why(daemon, tmp_path) -> None:
+def test_a_second_event_loop_is_an_error_that_says_why(run_script) -> None:
     done = run_script(
         """
 import asyncio
@@ -110,8 +110,6 @@ try:
     asyncio.run(main())
 except SpeechError as error:
     print(error)
-""",
-        daemon,
-        tmp_path,
+"""
     )
     assert "one loop" in done.stdout, done.stderr

@@ -42,8 +42,8 @@ def own() -> Iterator[Settings]:
 
 
 @pytest.fixture
-def scripted_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
+def scripted_yaml(tmp_path: Path, shell: dict[str, str]) -> Path:
+    shell["PYTHONPATH"] = str(ROOT / "tests" / "support")
     path = tmp_path / "scripted.yaml"
     path.write_text(TTS_ONLY)
     return path
@@ -78,7 +78,7 @@ def listeners(pid: int) -> set[tuple[str, int]]:
     return found
 
 
-def test_up_say_and_down_in_a_folder_with_nothing_but_a_wheel(own, tmp_path) -> None:
+def test_up_say_and_down_in_a_folder_with_nothing_but_a_wheel(own, tmp_path, shell) -> None:
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT],
         check=True,
@@ -91,7 +91,7 @@ def test_up_say_and_down_in_a_folder_with_nothing_but_a_wheel(own, tmp_path) -> 
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel],
         check=True,
     )
-    environment = os.environ | {
+    environment = shell | {
         "PYTHONPATH": str(site),
         "SPEECH_STATE_DIR": str(own.state_dir),
         "SPEECH_TEMP_DIR": str(own.temp_dir),
@@ -172,8 +172,8 @@ def test_a_daemon_that_is_killed_takes_its_processes_along(speech, own, scripted
     assert speech("down", settings=own).code == 0
 
 
-def test_ctrl_c_stops_a_daemon_in_the_foreground(own, scripted_yaml) -> None:
-    environment = os.environ | {
+def test_ctrl_c_stops_a_daemon_in_the_foreground(own, scripted_yaml, shell) -> None:
+    environment = shell | {
         "SPEECH_STATE_DIR": str(own.state_dir),
         "SPEECH_TEMP_DIR": str(own.temp_dir),
     }
@@ -253,7 +253,7 @@ def test_a_wrong_token_is_refused_within_seconds(speech, daemon, tmp_path) -> No
     assert time.monotonic() - started < 10
 
 
-def test_rays_own_serve_deploy_takes_the_shipped_configuration_unchanged(own) -> None:
+def test_rays_own_serve_deploy_takes_the_shipped_configuration_unchanged(own, shell) -> None:
     script = """
 import subprocess, sys, time, ray
 from ray import serve
@@ -273,7 +273,7 @@ print(sorted(application.deployments))
 serve.shutdown()
 """
     serve = Path(sys.executable).parent / "serve"
-    environment = os.environ | {
+    environment = shell | {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
@@ -290,7 +290,7 @@ serve.shutdown()
 
 
 def test_a_running_cluster_can_be_joined_and_is_left_running(
-    speech, own, scripted_yaml, monkeypatch
+    speech, own, scripted_yaml, shell
 ) -> None:
     script = """
 import sys, ray
@@ -299,10 +299,10 @@ context = ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    shell |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
     cluster = subprocess.Popen(
         [sys.executable, "-c", script, str(own.temp_dir)],
+        env=shell,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

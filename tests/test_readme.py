@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -36,14 +35,14 @@ def test_the_page_names_the_two_commands() -> None:
     assert "make test" in commands()
 
 
-def test_the_commands_work_as_written() -> None:
+def test_the_commands_work_as_written(shell) -> None:
     # `make run` would wait for Ctrl-C, and `make test` is what runs this.
     script = ["set -e", *(line for line in commands() if line != "make test")]
     script[script.index("make run")] = "make run ONCE=1"
     made = ("fox.wav", "hello.wav", "first-words.wav")
     present = {name for name in made if (ROOT / name).exists()}
     with tempfile.TemporaryDirectory(prefix="readme-") as folder:
-        environment = os.environ | {
+        environment = shell | {
             "SPEECH_STATE_DIR": f"{folder}/state",
             "SPEECH_TEMP_DIR": f"{folder}/ray",
         }
