@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import uuid
 from collections import deque
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -64,12 +63,7 @@ class RecognitionSession:
         self._reader.add_done_callback(lambda _: self._news.set())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
