@@ -88,6 +88,9 @@ def own_cluster_environment(settings: Settings) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
         _LOOPBACK: "0",
+        # Ray runs its workers at niceness 15; speech that has to keep pace must not be the
+        # first to wait when the machine is busy.
+        "RAY_worker_niceness": "0",
         # Serve's controller looks at its few replicas 5 times a second instead of 10: it is
         # the largest part of what an idle daemon costs.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.2",

@@ -137,6 +137,16 @@ def _empty_request() -> object:
     return ASGIRequest()
 
 
+def test_replicas_do_not_stand_back_behind_other_programs(daemon) -> None:
+    replicas = [
+        process.pid
+        for process in process_tree(running_daemon(daemon).pid)
+        if process.name.startswith("ray::ServeReplica")
+    ]
+    assert len(replicas) == 4
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in replicas} == {0}
+
+
 def test_a_second_daemon_in_the_same_place_is_refused_and_in_another_is_not(
     speech, daemon, own, scripted_yaml
 ) -> None:
