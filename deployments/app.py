@@ -20,9 +20,12 @@ _SERVE_DEFAULTS: dict[str, Any] = {
     "health_check_timeout_s": 30,
     "graceful_shutdown_timeout_s": 10,
 }
-_TTS_DEFAULTS = _SERVE_DEFAULTS | {"max_ongoing_requests": 16, "max_queued_requests": 32}
-# A recognition session is a stream that lives as long as the call, and its pushes.
-_ASR_DEFAULTS = _SERVE_DEFAULTS | {"max_ongoing_requests": 128, "max_queued_requests": 256}
+# Streams are limited by the engine's slots. Serve's limit counts the short calls beside
+# them as well (pushes, progress of readers, status): were it as low as the slots, a full
+# house of streams would keep out the very calls that they wait for.
+_LIMITS = {"max_ongoing_requests": 256, "max_queued_requests": 256}
+_TTS_DEFAULTS = _SERVE_DEFAULTS | _LIMITS
+_ASR_DEFAULTS = _SERVE_DEFAULTS | _LIMITS
 
 
 def build_app(args: SpeechAppArgs | dict[str, Any]) -> Application:

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.identity import replica_info
 from runtime.config import TtsArgs, TtsUserConfig, validate
 from runtime.engines import make_synthesizer
-from runtime.errors import SpeechError, StreamStalled
+from runtime.errors import Overloaded, SpeechError, StreamStalled
 from runtime.replica import EngineInfo, ReplicaInfo, SynthesisStarted, check_protocol
 from runtime.requests import resolve_synthesis
 from runtime.speech import AudioChunk, SynthesisRequest
@@ -98,6 +98,7 @@ class TTS:
 
         Raises:
             InvalidRequest: Of any kind; see ``resolve_synthesis``.
+            Overloaded: All slots are taken.
             StreamStalled: Nobody read for ``stall_timeout_s``.
             EngineFailed: The model failed.
         """
@@ -129,6 +130,8 @@ class TTS:
             resolved, removed = resolve_synthesis(request, capabilities)
         if removed:
             self._removed.inc(removed)
+        if len(self._leads) >= capabilities.slots:
+            raise Overloaded(f"All {capabilities.slots} synthesis slots are taken.")
         rate = capabilities.sample_rate
         lead = _Lead(round(self._config.lead_s * rate), self._config.stall_timeout_s)
         self._leads[stream_id] = lead

@@ -200,6 +200,8 @@ class WavWriter:
     def __init__(self, target: str | Path | IO[bytes], sample_rate: int) -> None:
         """``target`` is a path or a seekable binary file; the rate is in Hz."""
         self._target = target
+        if isinstance(target, (str, Path)):
+            _check_writable(Path(target))
         name = os.fsencode(target) if isinstance(target, (str, Path)) else target
         try:
             self._file = soundfile.SoundFile(
@@ -230,6 +232,13 @@ class WavWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir():
+        raise AudioFormatError(f"{path} cannot be written: it is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise AudioFormatError(f"{path} cannot be written: there is no folder {path.parent}.")
 
 
 def _reason(error: BaseException) -> str:

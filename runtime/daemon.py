@@ -30,6 +30,8 @@ SHARED_ENVIRONMENT: Mapping[str, str] = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # How long a handle waits to hear how busy a replica is; 0.1 s is short on a busy machine.
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",
 }
 """Ray's environment in every process that holds or serves handles."""
 
@@ -188,7 +190,12 @@ def running_daemon(settings: Settings) -> DaemonRecord:
         DaemonUnavailable: None runs; the message says how to start one.
     """
     record = read_record(settings)
-    if record is None or not (is_alive(record.pid) and _is_held(settings)):
+    held = _is_held(settings)
+    if record is None and held:
+        raise DaemonUnavailable(
+            f"A daemon is starting in {settings.state_dir}; ask again in a few seconds."
+        )
+    if record is None or not held or not is_alive(record.pid):
         raise DaemonUnavailable(
             f"No daemon is running (looked in {settings.state_dir}). Start one with `speech up` "
             "or `make run`."

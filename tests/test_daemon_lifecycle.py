@@ -218,12 +218,23 @@ def test_a_port_that_is_taken_is_named(speech, own, scripted_yaml) -> None:
     assert f"Port {port}" in result.err
 
 
-def test_an_engine_that_fails_to_load_fails_the_start_and_says_why(speech, own, tmp_path) -> None:
-    config = tmp_path / "wrong.yaml"
-    config.write_text(TTS_ONLY.replace("scripted_engines:ScriptedSynthesizer", "nowhere:Nothing"))
-    result = speech("up", config, "--detach", settings=own)
-    assert result.code == 1
-    assert "nowhere" in result.err
+@pytest.mark.parametrize(
+    ("engine", "code", "names"),
+    [
+        ('"nowhere:Nothing"', 2, "nowhere"),
+        ("hibari, options: {slotz: 4}", 2, "slotz"),
+        ("hibari, options: {slots: -3}", 2, "-3"),
+        ('"scripted_engines:BrokenSynthesizer"', 1, "no weights here"),
+    ],
+)
+def test_an_engine_that_cannot_be_made_or_loaded_fails_the_start_and_says_why(
+    speech, own, scripted_yaml, engine, code, names
+) -> None:
+    scripted_yaml.write_text(TTS_ONLY.replace('"scripted_engines:ScriptedSynthesizer"', engine))
+    result = speech("up", scripted_yaml, "--detach", settings=own)
+    assert result.code == code
+    assert names in result.err
+    assert "\x1b" not in result.err
     assert read_record(own) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from runtime.errors import (
     EngineFailed,
     InvalidRequest,
     NothingToSpeak,
+    Overloaded,
     StreamStalled,
     TextTooLong,
     UnknownLanguage,
@@ -208,6 +210,27 @@ def test_a_reader_that_stands_still_loses_its_slot(scripted, run) -> None:
 
     with pytest.raises(StreamStalled, match="5 s"):
         run(stand_still())
+
+
+def test_long_utterances_in_all_slots_at_once_end_and_one_more_is_refused(scripted, run) -> None:
+    slots = 8
+    text = "A sentence of some length. " * 200  # ten times the lead
+
+    async def fill() -> list[int]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(read(scripted, text)) for _ in range(slots)]
+        return [task.result()[-1].next_sample for task in tasks]
+
+    async def crowd() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(slots):
+                await anext(await stack.enter_async_context(scripted.synthesize("forever")))
+            with pytest.raises(Overloaded, match="8 synthesis slots"):
+                await read(scripted, "One too many.")
+
+    assert len(set(run(fill()))) == 1
+    run(crowd())
+    assert run(becomes_idle(scripted))
 
 
 def test_utterances_run_side_by_side(client, run) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from runtime.cli.head import Progress, running, wait_for_signal
 from runtime.cli.output import console, notes, print_json, working
 from runtime.config import config_label, find_config, read_config, speech_applications
-from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon
+from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon, sole_daemon
 from runtime.errors import DaemonUnavailable, SpeechError
 from runtime.memory.process import ProcessMemory, process_tree
 from runtime.settings import Settings
@@ -83,7 +83,8 @@ def _engines(document: dict[str, Any], path: Path) -> str:
 
 
 def _up_detached(path: Path, settings: Settings, address: str | None) -> None:
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with sole_daemon(settings):
+        pass  # raises before the log of one that runs is overwritten
     log_path = settings.state_dir / "daemon.log"
     command = [sys.executable, "-m", "runtime.cli.main", "up", str(path.absolute())]
     command += ["--port", str(settings.port)] if settings.port else []

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.config import APPLICATION, check_keys, speech_applications, validate
+from runtime.config import (
+    APPLICATION,
+    SpeechAppArgs,
+    check_keys,
+    speech_applications,
+    validate,
+)
 from runtime.daemon import (
     DaemonRecord,
     adopt_environment,
@@ -36,12 +43,14 @@ from runtime.daemon import (
     sole_daemon,
     write_record,
 )
+from runtime.engines import make_recognizer, make_synthesizer
 from runtime.errors import ConfigError, DaemonUnavailable, SpeechError
 from runtime.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
 _MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
 _POLL_S = 0.1
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")  # Ray colours its tracebacks
 _KEPT_SESSIONS = 2  # logs of earlier runs that are not deleted
 
 
@@ -122,10 +131,20 @@ def _schema(document: dict[str, Any], origin: str) -> Any:
 
     check_keys(ServeDeploySchema, document, origin)
     for name, args in speech_applications(document, origin).items():
+        _check_engines(args)
         for deployment in ("asr", "tts"):
             passed_on = getattr(getattr(args, deployment), "deployment_config", {})
             check_keys(DeploymentSchema, passed_on, origin, (name, deployment, "deployment_config"))
     return validate(ServeDeploySchema, document, origin)
+
+
+def _check_engines(args: SpeechAppArgs) -> None:
+    """Make each engine, which loads nothing, to see that it exists and takes its options."""
+    if args.tts is not None:
+        make_synthesizer(args.tts.engine, args.tts.options)
+    for engine in (args.asr.live, args.asr.file) if args.asr is not None else ():
+        if engine is not None:
+            make_recognizer(engine.engine, engine.options)
 
 
 def _start_head(settings: Settings) -> str:
@@ -240,7 +259,7 @@ def _report_healthy(
 def _why(application: Any) -> str:
     messages = [application.message]
     messages += [f"{name}: {d.message}" for name, d in application.deployments.items() if d.message]
-    return "\n".join(message for message in messages if message)
+    return _COLOURS.sub("", "\n".join(message for message in messages if message))
 
 
 def _stop(applications: list[str] | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from pydantic import ValidationError
 from rich.markup import escape
 
 import runtime
@@ -55,6 +56,11 @@ def main() -> None:
             print_json({"error": str(error), "type": type(error).__name__})
         notes.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
+    except ValidationError as error:  # of the settings: whatever else is validated says so itself
+        for problem in error.errors():
+            name = f"SPEECH_{'_'.join(map(str, problem['loc'])).upper()}"
+            notes.print(f"[red]error:[/] {name} (or its option): {escape(problem['msg'])}")
+        sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
 

@@ -52,7 +52,8 @@ class BlockingSpeechClient:
             while (chunk := _wait(anext(stream, None))) is not None:
                 yield chunk
         finally:
-            _wait(stream.aclose())
+            # Not waited for: a generator may be closed while the interpreter goes down.
+            _background_loop().call_soon_threadsafe(stream.cancel)
 
     def transcribe(self, audio: str | Path | bytes | Samples, **options: Any) -> Transcript:
         """Recognise a recording; see ``SpeechClient.transcribe``."""

@@ -74,9 +74,10 @@ class SynthesisStream:
 
     async def aclose(self) -> None:
         """Stop the synthesis if it has not ended."""
-        self._cancel()
+        self.cancel()
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """The same, from a callback of the event loop."""
         if self._stream is not None:
             self._stream.cancel()
 
@@ -88,4 +89,4 @@ class SynthesisStream:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be going down
-            self._cancel()
+            self.cancel()

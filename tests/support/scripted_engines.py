@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from runtime.errors import Overloaded, SessionClosed
+from runtime.errors import EngineFailed, Overloaded, SessionClosed
 from runtime.speech import (
     AudioChunk,
     FinalTranscript,
@@ -34,7 +34,7 @@ class ScriptedSynthesizer:
     A sentence with the word "explode" fails; one with "forever" never ends.
     """
 
-    def __init__(self, *, slots: int = 4) -> None:
+    def __init__(self, *, slots: int = 8) -> None:
         self.capabilities = SynthesizerCapabilities(
             voices=(Voice("ada", ("en", "de")), Voice("bo", ("zh",))),
             sample_rate=RATE,
@@ -62,6 +62,13 @@ class ScriptedSynthesizer:
 
     async def close(self) -> None:
         pass
+
+
+class BrokenSynthesizer(ScriptedSynthesizer):
+    """Can be made and not loaded."""
+
+    async def load(self) -> LoadReport:
+        raise EngineFailed("there are no weights here")
 
 
 class ScriptedRecognizer:

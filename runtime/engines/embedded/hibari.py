@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.audio import float32_to_pcm16
+from runtime.engines.options import positive
 from runtime.engines.worker import ModelWorker
 from runtime.errors import NothingToSpeak
 from runtime.speech import (
@@ -36,9 +37,9 @@ class HibariSynthesizer:
     A seed repeats a sentence's audio exactly, whichever sentence a stream starts at.
     """
 
-    def __init__(self, *, threads: int = 2, slots: int = 8) -> None:
+    def __init__(self, *, threads: int = 2, slots: int = 16) -> None:
         """Choose CPU threads per inference, and how many utterances may be under way."""
-        self._threads = threads
+        self._threads = positive("threads", threads)
         self._worker = ModelWorker("hibari")
         self._model: Hibari | None = None
         self._capabilities = SynthesizerCapabilities(
@@ -48,7 +49,7 @@ class HibariSynthesizer:
             speed=(0.5, 2.0),
             seed=True,
             raw_text=False,  # numbers are read by its own grapheme-to-phoneme step, always
-            slots=slots,
+            slots=positive("slots", slots),
         )
 
     @property

@@ -12,6 +12,7 @@ from functools import partial
 from runtime.engines.embedded.segmenter import SAMPLE_RATE, Segmenter, SegmentRules
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
+from runtime.engines.options import positive
 from runtime.engines.worker import ModelWorker
 from runtime.errors import Overloaded
 from runtime.speech import (
@@ -31,6 +32,7 @@ class SegmentRecognizer(ABC):
         self, name: str, capabilities: RecognizerCapabilities, max_segment_s: float
     ) -> None:
         """``max_segment_s`` is the longest segment, in seconds, that the model decodes well."""
+        positive("slots", capabilities.slots)
         self._name = name
         self._capabilities = capabilities
         self._max_segment_s = max_segment_s

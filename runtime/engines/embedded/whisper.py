@@ -12,6 +12,7 @@ import numpy as np
 from runtime.engines.embedded.recognizer import SegmentRecognizer
 from runtime.engines.embedded.segmenter import SAMPLE_RATE
 from runtime.engines.embedded.stream import Decoded
+from runtime.engines.options import positive
 from runtime.speech import LoadReport, RecognitionOptions, RecognizerCapabilities, Samples, Word
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class WhisperRecognizer(SegmentRecognizer):
             languages=("en",), sample_rate=SAMPLE_RATE, streaming=False, words=True, slots=slots
         )
         super().__init__("whisper", capabilities, max_segment_s=28.0)
-        self._threads = threads
-        self._beam_size = beam_size
+        self._threads = positive("threads", threads)
+        self._beam_size = positive("beam_size", beam_size)
         self._model: WhisperModel | None = None
 
     def _load(self) -> LoadReport:
@@ -63,6 +64,7 @@ class WhisperRecognizer(SegmentRecognizer):
             beam_size=self._beam_size,
             temperature=0.0,  # its fallback samples: the same audio would read differently twice
             condition_on_previous_text=False,
+            no_repeat_ngram_size=8,  # ends the loops that decoding can fall into
             without_timestamps=False,  # without them it stops at the first long pause
             word_timestamps=options.words,
         )
