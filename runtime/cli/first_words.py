@@ -40,7 +40,12 @@ def _main(target: Path) -> None:
 
 
 async def _exchange(target: Path) -> str:
-    client = await SpeechClient.connect()
+    # Closed before its event loop is: Ray would complain of a loop that stands still.
+    async with await SpeechClient.connect() as client:
+        return await _say_and_hear(client, target)
+
+
+async def _say_and_hear(client: SpeechClient, target: Path) -> str:
     asked = time.perf_counter()
     first_audio_ms = 0.0
     async with client.synthesize(SENTENCE, seed=0) as stream:
