@@ -3,83 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.serve import metrics
 
-from deployments.identity import replica_info
-from runtime.audio import Resampler, check_sample_rate, pcm16_to_float32, resample
+from deployments.identity import census, replica_id, replica_info
+from deployments.session import Session
+from deployments.streams import Abort, AbortLog, until_left
+from runtime.admission import Admission, Limits
+from runtime.audio import check_sample_rate, pcm16_to_float32, resample
 from runtime.config import AsrArgs, AsrUserConfig, RecognizerArgs, validate
 from runtime.engines import make_recognizer
-from runtime.errors import (
-    AudioFormatError,
-    InvalidRequest,
-    SessionClosed,
-    SpeechError,
-    StreamStalled,
+from runtime.errors import DaemonUnavailable, InvalidRequest, Overloaded, SessionClosed, SpeechError
+from runtime.replica import (
+    AbortedStream,
+    Acknowledgement,
+    Block,
+    Census,
+    EngineInfo,
+    RecognitionStarted,
+    ReplicaInfo,
+    check_protocol,
 )
-from runtime.replica import EngineInfo, RecognitionStarted, ReplicaInfo, check_protocol
 from runtime.requests import resolve_recognition
 from runtime.speech import (
     LoadReport,
     RecognitionEvent,
     RecognitionMode,
     RecognitionOptions,
-    RecognitionStream,
     Recognizer,
     Transcript,
 )
 
 
-class _Session:
-    """A caller's audio on its way into an engine's stream."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """An engine that is ready, and who may use it."""
 
-    def __init__(self, stream: RecognitionStream, from_rate: int, to_rate: int) -> None:
-        """Rates in Hz: the caller's and the engine's."""
-        self.stream = stream
-        self.finished = False
-        self.last_heard = time.monotonic()
-        self._received = 0  # samples, at the caller's rate
-        self._rates = (from_rate, to_rate)
-        self._resampler = Resampler(from_rate, to_rate)
-        self._in_order = asyncio.Lock()
-
-    async def push(self, first_sample: int, pcm: bytes) -> int:
-        """Take a block that starts at ``first_sample``; samples known already are skipped."""
-        async with self._in_order:
-            self.last_heard = time.monotonic()
-            if first_sample > self._received:
-                raise AudioFormatError(
-                    f"A block starts at sample {first_sample}, but only {self._received} have "
-                    "arrived: blocks are pushed in order and without gaps."
-                )
-            samples = pcm16_to_float32(pcm)[self._received - first_sample :]
-            self._received += len(samples)
-            await self.stream.push(self._resampler.push(samples))
-            return self._received
-
-    async def finalize(self) -> int:
-        """End the utterance; see ``RecognitionStream.finalize``."""
-        async with self._in_order:
-            self.last_heard = time.monotonic()
-            await self._flush()
-            return await self.stream.finalize()
-
-    async def finish(self) -> None:
-        """No more audio; see ``RecognitionStream.finish``."""
-        async with self._in_order:
-            await self._flush()
-            await self.stream.finish()
-            self.finished = True
-
-    async def _flush(self) -> None:
-        """Push what the resampler holds back, so that nothing leaks into the next utterance."""
-        await self.stream.push(self._resampler.push(pcm16_to_float32(b""), last=True))
-        self._resampler = Resampler(*self._rates)
+    name: str
+    engine: Recognizer
+    load: LoadReport
+    admission: Admission
 
 
 class ASR:
@@ -88,9 +55,8 @@ class ASR:
     async def __init__(self, args: AsrArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         """Load the engines, one after the other: their peaks must not add up."""
         self._config = AsrUserConfig()
-        self._sessions: dict[str, _Session] = {}
-        self._engines: dict[RecognitionMode, tuple[str, Recognizer, LoadReport]] = {}
-        self._active: dict[RecognitionMode, int] = {}
+        self._sessions: dict[str, Session] = {}
+        self._engines: dict[RecognitionMode, _Loaded] = {}
         chosen: dict[RecognitionMode, RecognizerArgs | None] = {
             "live": args.live,
             "file": args.file,
@@ -98,8 +64,10 @@ class ASR:
         for mode, engine_args in chosen.items():
             if engine_args is not None:
                 engine = make_recognizer(engine_args.engine, engine_args.options)
-                self._engines[mode] = (engine_args.engine, engine, await engine.load())
-                self._active[mode] = 0
+                load = await engine.load()
+                slots = engine.capabilities.slots
+                admission = Admission(slots, f"{mode} recognition", self._limits())
+                self._engines[mode] = _Loaded(engine_args.engine, engine, load, admission)
         self._requests = metrics.Counter(
             "speech_asr_requests_total",
             "Sessions and recordings, by how they ended.",
@@ -107,10 +75,27 @@ class ASR:
         )
         self._audio = metrics.Counter("speech_asr_audio_seconds_total", "Audio recognised.")
         self._sessions_open = metrics.Gauge("speech_asr_sessions", "Open sessions.")
+        self._taken_over = metrics.Counter(
+            "speech_asr_sessions_taken_over_total", "Sessions that came from a lost replica."
+        )
+        self._queued = metrics.Histogram(
+            "speech_asr_queue_wait_ms",
+            "Waiting for a slot.",
+            boundaries=[1, 10, 50, 100, 500, 1000, 5000, 30000],
+            tag_keys=("mode",),
+        )
+        self._aborts = AbortLog("asr")
+
+    def _limits(self) -> Limits:
+        return Limits(self._config.max_waiting, self._config.max_wait_s)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply a changed ``user_config``, to open sessions too."""
         self._config = validate(AsrUserConfig, user_config, "ASR user_config")
+        for loaded in self._engines.values():
+            loaded.admission.limits = self._limits()
+        for session in self._sessions.values():
+            session.close_when_idle(self._config.idle_timeout_s)
 
     async def check_health(self) -> None:
         """Serve restarts a replica when this raises; one that failed to load never gets here."""
@@ -119,143 +104,164 @@ class ASR:
         """This replica and its engines."""
         return replica_info(
             tuple(
-                EngineInfo(mode, name, engine.capabilities, load, self._active[mode])
-                for mode, (name, engine, load) in self._engines.items()
+                EngineInfo(
+                    mode,
+                    loaded.name,
+                    loaded.engine.capabilities,
+                    loaded.load,
+                    loaded.admission.taken,
+                    loaded.admission.waiting,
+                )
+                for mode, loaded in self._engines.items()
             )
         )
 
+    async def aborted(self) -> tuple[AbortedStream, ...]:
+        """The latest sessions whose callers left before the end."""
+        return self._aborts.recent()
+
+    async def census(self) -> Census:
+        """What this replica holds, to find leaks; slow."""
+        return census(sum(loaded.admission.taken for loaded in self._engines.values()))
+
+    async def drain(self, abort: bool = False) -> int:
+        """Begin nothing any more; sessions end where their utterance does.
+
+        Args:
+            abort: End them now.
+
+        Returns:
+            How many are left.
+        """
+        stopping = DaemonUnavailable("The daemon is stopping.")
+        for loaded in self._engines.values():
+            loaded.admission.close(stopping)
+        for session in self._sessions.values():
+            if abort or not session.busy:
+                session.fail(stopping)
+        return sum(loaded.admission.taken for loaded in self._engines.values())
+
     async def recognize(
-        self, protocol: int, session_id: str, options: RecognitionOptions
+        self, protocol: int, session_id: str, options: RecognitionOptions, resumed: bool = False
     ) -> AsyncGenerator[RecognitionStarted | RecognitionEvent, None]:
         """Open a session and stream its events until it is finished, idle or cancelled.
 
+        Args:
+            protocol: The caller's ``PROTOCOL_VERSION``.
+            session_id: The caller's name for the session, to push with.
+            options: How to recognise.
+            resumed: The session was under way on a replica that is lost or stopping.
+
         Raises:
             InvalidRequest: Of any kind; see ``resolve_recognition``.
-            Overloaded: All slots are taken.
+            Overloaded: All slots are taken, and the queue is full or took too long.
             StreamStalled: No audio came for ``idle_timeout_s``.
             EngineFailed: The model failed.
+            DaemonUnavailable: The daemon is stopping.
         """
         outcome = "cancelled"
+        abort = Abort()
         try:
             check_protocol(protocol)
-            name, engine, options = self._admit(options)
-            stream = engine.open(options)
-            rate = engine.capabilities.sample_rate
-            session = _Session(stream, options.sample_rate, rate)
-            self._sessions[session_id] = session
-            self._active[options.mode] += 1
-            self._sessions_open.set(len(self._sessions))
-            try:
-                yield RecognitionStarted(name, options.language or "")
-                async with aclosing(self._events(session)) as events:
-                    async for event in events:
-                        yield event
-            finally:
-                await stream.close()
-                del self._sessions[session_id]
-                self._active[options.mode] -= 1
-                self._sessions_open.set(len(self._sessions))
+            loaded, options = self._resolve(options)
+            async with loaded.admission.slot(ahead=resumed) as queued_s:
+                self._queued.observe(queued_s * 1e3, tags={"mode": options.mode})
+                if resumed:
+                    self._taken_over.inc()
+                session = self._open(session_id, loaded, options)
+                try:
+                    with abort.noted():
+                        language = options.language or ""
+                        yield RecognitionStarted(loaded.name, language, replica_id(), queued_s)
+                        events = until_left(session.stream.events(), abort, session.failure)
+                        async with aclosing(events):
+                            async for event in events:
+                                session.heard(event)
+                                yield event
+                finally:
+                    await self._close(session_id)
             outcome = "done"
         except SpeechError as error:
             outcome = type(error).__name__
+            if isinstance(error, Overloaded):
+                error.replica = replica_id()
             raise
         finally:
+            self._aborts.freed(session_id, abort)
             self._requests.inc(tags={"mode": options.mode, "outcome": outcome})
 
-    async def _events(self, session: _Session) -> AsyncGenerator[RecognitionEvent, None]:
-        """The stream's events, until it ends or the session has been idle for too long."""
-        async with aclosing(session.stream.events()) as events:
-            while True:
-                upcoming = asyncio.ensure_future(anext(events, None))
-                try:
-                    while not upcoming.done():
-                        await asyncio.wait({upcoming}, timeout=self._idle_left(session))
-                        if not upcoming.done() and self._idle_left(session) == 0:
-                            raise StreamStalled(
-                                f"No audio came for {self._config.idle_timeout_s:g} s; the session "
-                                "was closed."
-                            )
-                finally:
-                    if not upcoming.done():
-                        upcoming.cancel()
-                        await asyncio.wait({upcoming})
-                event = upcoming.result()
-                if event is None:
-                    return
-                yield event
+    def _open(self, session_id: str, loaded: _Loaded, options: RecognitionOptions) -> Session:
+        stream = loaded.engine.open(options)
+        rate = loaded.engine.capabilities.sample_rate
+        session = Session(stream, options.mode, options.sample_rate, rate)
+        session.close_when_idle(self._config.idle_timeout_s)
+        self._sessions[session_id] = session
+        self._sessions_open.set(len(self._sessions))
+        return session
 
-    def _idle_left(self, session: _Session) -> float | None:
-        if session.finished:
-            return None
-        return max(0.0, session.last_heard + self._config.idle_timeout_s - time.monotonic())
+    async def _close(self, session_id: str) -> None:
+        session = self._sessions.pop(session_id)
+        self._sessions_open.set(len(self._sessions))
+        await session.close()
 
-    async def push(self, session_id: str, first_sample: int, pcm: bytes) -> int:
-        """Add a block to a session; returns how many samples have arrived in all.
+    async def push(self, blocks: tuple[Block, ...]) -> tuple[Acknowledgement, ...]:
+        """Add a block to each of several sessions; answers at once, whatever engines do.
 
-        A block may be pushed again: samples that have arrived already are skipped.
-        Returns late when the engine is behind, which bounds what it has to hold.
-
-        Raises:
-            SessionClosed: There is no such session here.
-            AudioFormatError: A gap before the block, or no PCM16.
+        Blocks may come again, in part or as a whole: samples that have arrived are skipped.
         """
-        return await self._session(session_id).push(first_sample, pcm)
+        return tuple(self._take(block) for block in blocks)
 
-    async def finalize(self, session_id: str) -> int:
-        """End the utterance; the final that answers carries the number returned."""
-        return await self._session(session_id).finalize()
-
-    async def finish(self, session_id: str) -> None:
-        """No more audio will come; the event stream ends after the last final."""
-        await self._session(session_id).finish()
+    def _take(self, block: Block) -> Acknowledgement:
+        session = self._sessions.get(block.session)
+        if session is None:
+            return Acknowledgement(
+                0,
+                SessionClosed(
+                    "There is no such recognition session here: it was closed, timed out, or "
+                    "never opened. Open another one."
+                ),
+            )
+        return session.take(block)
 
     async def transcribe(
-        self, protocol: int, pcm: bytes, options: RecognitionOptions
+        self, protocol: int, pcm: bytes, options: RecognitionOptions, resumed: bool = False
     ) -> Transcript:
         """Recognise a recording of at most a handle call's size (4 MiB) in one call.
 
         Raises:
             InvalidRequest: Of any kind; see ``resolve_recognition``.
-            Overloaded: All slots are taken.
+            Overloaded: All slots are taken, and the queue is full or took too long.
             EngineFailed: The model failed.
+            DaemonUnavailable: The daemon is stopping.
         """
         outcome = "cancelled"
         try:
             check_protocol(protocol)
-            _, engine, options = self._admit(options)
+            loaded, options = self._resolve(options)
             samples = pcm16_to_float32(pcm)
-            rate = engine.capabilities.sample_rate
+            rate = loaded.engine.capabilities.sample_rate
             if options.sample_rate != rate:
                 samples = await asyncio.to_thread(resample, samples, options.sample_rate, rate)
-            self._active[options.mode] += 1
-            try:
-                transcript = await engine.transcribe(samples, options)
-            finally:
-                self._active[options.mode] -= 1
+            async with loaded.admission.slot(ahead=resumed) as queued_s:
+                self._queued.observe(queued_s * 1e3, tags={"mode": options.mode})
+                transcript = await loaded.engine.transcribe(samples, options)
             self._audio.inc(transcript.seconds)
             outcome = "done"
         except SpeechError as error:
             outcome = type(error).__name__
+            if isinstance(error, Overloaded):
+                error.replica = replica_id()
             raise
         finally:
             self._requests.inc(tags={"mode": options.mode, "outcome": outcome})
         return replace(transcript, seconds=len(pcm) / 2 / options.sample_rate)
 
-    def _admit(self, options: RecognitionOptions) -> tuple[str, Recognizer, RecognitionOptions]:
+    def _resolve(self, options: RecognitionOptions) -> tuple[_Loaded, RecognitionOptions]:
         check_sample_rate(options.sample_rate)
         if options.mode not in self._engines:
             raise InvalidRequest(
                 f"No engine is configured for mode {options.mode!r}; modes: "
                 f"{', '.join(self._engines)}."
             )
-        name, engine, _ = self._engines[options.mode]
-        return name, engine, resolve_recognition(options, engine.capabilities)
-
-    def _session(self, session_id: str) -> _Session:
-        session = self._sessions.get(session_id)
-        if session is None:
-            raise SessionClosed(
-                "There is no such recognition session here: it was closed, timed out, or never "
-                "opened. Open another one."
-            )
-        return session
+        loaded = self._engines[options.mode]
+        return loaded, resolve_recognition(options, loaded.engine.capabilities)

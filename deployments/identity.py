@@ -1,14 +1,21 @@
-"""Which replica this process is."""
+"""Which replica this process is, and what it holds."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from ray import serve
 
+from deployments.streams import living_generators
 from runtime.memory.process import resident_bytes
-from runtime.replica import EngineInfo, ReplicaInfo
+from runtime.replica import Census, EngineInfo, ReplicaInfo
 from runtime.speech import PROTOCOL_VERSION
+
+
+def replica_id() -> str:
+    """The address of this replica, as ``SessionRouter`` understands it."""
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 def replica_info(engines: tuple[EngineInfo, ...]) -> ReplicaInfo:
@@ -16,9 +23,19 @@ def replica_info(engines: tuple[EngineInfo, ...]) -> ReplicaInfo:
     context = serve.get_replica_context()
     return ReplicaInfo(
         deployment=context.deployment,
-        replica=context.replica_id.unique_id,
+        replica=replica_id(),
         pid=os.getpid(),
         resident_bytes=resident_bytes(os.getpid()),
         protocol=PROTOCOL_VERSION,
         engines=engines,
+    )
+
+
+def census(streams: int) -> Census:
+    """Count what this process holds beside its ``streams``."""
+    return Census(
+        streams=streams,
+        tasks=len(asyncio.all_tasks()),
+        generators=living_generators(),
+        resident_bytes=resident_bytes(os.getpid()),
     )

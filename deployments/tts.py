@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
-from deployments.identity import replica_info
+from deployments.identity import census, replica_id, replica_info
+from deployments.streams import Abort, AbortLog, until_left
+from runtime.admission import Admission, Limits
 from runtime.config import TtsArgs, TtsUserConfig, validate
 from runtime.engines import make_synthesizer
-from runtime.errors import Overloaded, SpeechError, StreamStalled
-from runtime.replica import EngineInfo, ReplicaInfo, SynthesisStarted, check_protocol
+from runtime.errors import DaemonUnavailable, Overloaded, SpeechError, StreamStalled
+from runtime.replica import (
+    AbortedStream,
+    Census,
+    EngineInfo,
+    ReplicaInfo,
+    SynthesisStarted,
+    check_protocol,
+)
 from runtime.requests import resolve_synthesis
 from runtime.speech import AudioChunk, SynthesisRequest
 
@@ -61,8 +72,10 @@ class TTS:
         self._name = args.engine
         self._config = TtsUserConfig()
         self._leads: dict[str, _Lead] = {}
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._engine = make_synthesizer(args.engine, args.options)
         self._load = await self._engine.load()
+        self._admission = Admission(self._engine.capabilities.slots, "synthesis", self._limits())
         self._requests = metrics.Counter(
             "speech_tts_requests_total", "Utterances, by how they ended.", tag_keys=("outcome",)
         )
@@ -76,10 +89,23 @@ class TTS:
         )
         self._audio = metrics.Counter("speech_tts_audio_seconds_total", "Audio synthesised.")
         self._active = metrics.Gauge("speech_tts_active", "Utterances under way.")
+        self._taken_over = metrics.Counter(
+            "speech_tts_utterances_taken_over_total", "Utterances that came from a lost replica."
+        )
+        self._queued = metrics.Histogram(
+            "speech_tts_queue_wait_ms",
+            "Waiting for a slot.",
+            boundaries=[1, 10, 50, 100, 500, 1000, 5000, 30000],
+        )
+        self._aborts = AbortLog("tts")
+
+    def _limits(self) -> Limits:
+        return Limits(self._config.max_waiting, self._config.max_wait_s)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply a changed ``user_config``; utterances under way keep theirs."""
         self._config = validate(TtsUserConfig, user_config, "TTS user_config")
+        self._admission.limits = self._limits()
 
     async def check_health(self) -> None:
         """Serve restarts a replica when this raises; one that failed to load never gets here."""
@@ -87,42 +113,88 @@ class TTS:
     async def info(self) -> ReplicaInfo:
         """This replica and its engine."""
         engine = EngineInfo(
-            "tts", self._name, self._engine.capabilities, self._load, len(self._leads)
+            "tts",
+            self._name,
+            self._engine.capabilities,
+            self._load,
+            self._admission.taken,
+            self._admission.waiting,
         )
         return replica_info((engine,))
 
+    async def aborted(self) -> tuple[AbortedStream, ...]:
+        """The latest utterances whose callers left before the end."""
+        return self._aborts.recent()
+
+    async def census(self) -> Census:
+        """What this replica holds, to find leaks; slow."""
+        return census(self._admission.taken)
+
+    async def drain(self, abort: bool = False) -> int:
+        """Begin no utterance any more; those under way go on to their end.
+
+        Args:
+            abort: End them now.
+
+        Returns:
+            How many are left.
+        """
+        stopping = DaemonUnavailable("The daemon is stopping.")
+        self._admission.close(stopping)
+        if abort and not self._stopped.done():
+            self._stopped.set_exception(stopping)
+            self._stopped.exception()  # seen: there may be nobody left to be told
+        return self._admission.taken
+
     async def synthesize(
-        self, protocol: int, stream_id: str, request: SynthesisRequest
+        self, protocol: int, stream_id: str, request: SynthesisRequest, resumed: bool = False
     ) -> AsyncGenerator[SynthesisStarted | AudioChunk, None]:
         """Speak a request; ``advance`` with the same ``stream_id`` keeps it going.
 
+        Args:
+            protocol: The caller's ``PROTOCOL_VERSION``.
+            stream_id: The caller's name for the utterance.
+            request: What to say.
+            resumed: The utterance was under way on a replica that was lost.
+
         Raises:
             InvalidRequest: Of any kind; see ``resolve_synthesis``.
-            Overloaded: All slots are taken.
+            Overloaded: All slots are taken, and the queue is full or took too long.
             StreamStalled: Nobody read for ``stall_timeout_s``.
             EngineFailed: The model failed.
+            DaemonUnavailable: The daemon is stopping.
         """
         arrived = time.monotonic()
         outcome = "cancelled"
+        abort = Abort()
         try:
             check_protocol(protocol)
-            async with aclosing(self._speak(stream_id, request)) as stream:
+            resolved, removed = await self._resolve(request)
+            async with self._admission.slot(ahead=resumed) as queued_s:
+                self._queued.observe(queued_s * 1e3)
+                if resumed:
+                    self._taken_over.inc()
                 first = True
-                async for item in stream:
-                    if first and isinstance(item, AudioChunk):
-                        self._first_audio.observe((time.monotonic() - arrived) * 1e3)
-                        first = False
-                    yield item
+                speaking = self._speak(stream_id, resolved, removed, queued_s, abort)
+                async with aclosing(speaking):
+                    async for item in speaking:
+                        if first and isinstance(item, AudioChunk):
+                            self._first_audio.observe((time.monotonic() - arrived) * 1e3)
+                            first = False
+                        with abort.noted():
+                            yield item
             outcome = "done"
         except SpeechError as error:
             outcome = type(error).__name__
+            if isinstance(error, Overloaded):
+                error.replica = replica_id()
             raise
         finally:
+            self._aborts.freed(stream_id, abort)
             self._requests.inc(tags={"outcome": outcome})
 
-    async def _speak(
-        self, stream_id: str, request: SynthesisRequest
-    ) -> AsyncGenerator[SynthesisStarted | AudioChunk, None]:
+    async def _resolve(self, request: SynthesisRequest) -> tuple[SynthesisRequest, int]:
+        """The request as the engine takes it, and how many characters it lost."""
         capabilities = self._engine.capabilities
         if len(request.text) > _LONG_TEXT:
             resolved, removed = await asyncio.to_thread(resolve_synthesis, request, capabilities)
@@ -130,22 +202,42 @@ class TTS:
             resolved, removed = resolve_synthesis(request, capabilities)
         if removed:
             self._removed.inc(removed)
-        if len(self._leads) >= capabilities.slots:
-            raise Overloaded(f"All {capabilities.slots} synthesis slots are taken.")
-        rate = capabilities.sample_rate
+        if capabilities.seed and resolved.seed is None:
+            # Drawn here and told to the caller, so that another replica can go on with it.
+            resolved = replace(resolved, seed=secrets.randbits(32))
+        return resolved, removed
+
+    async def _speak(
+        self,
+        stream_id: str,
+        request: SynthesisRequest,
+        removed: int,
+        queued_s: float,
+        abort: Abort,
+    ) -> AsyncGenerator[SynthesisStarted | AudioChunk, None]:
+        rate = self._engine.capabilities.sample_rate
         lead = _Lead(round(self._config.lead_s * rate), self._config.stall_timeout_s)
         self._leads[stream_id] = lead
         self._active.set(len(self._leads))
         try:
             yield SynthesisStarted(
-                rate, resolved.voice or "", resolved.language or "", removed, lead.limit
+                rate,
+                request.voice or "",
+                request.language or "",
+                removed,
+                lead.limit,
+                request.seed,
+                replica_id(),
+                queued_s,
             )
-            async with aclosing(self._engine.synthesize(resolved)) as chunks:
+            chunks = until_left(self._engine.synthesize(request), abort, self._stopped)
+            async with aclosing(chunks):
                 async for chunk in chunks:
                     if chunk.samples:
                         self._audio.inc(chunk.samples / rate)
                     yield chunk
-                    await lead.wait_for_reader(chunk.next_sample)
+                    with abort.noted():
+                        await lead.wait_for_reader(chunk.next_sample)
         finally:
             del self._leads[stream_id]
             self._active.set(len(self._leads))

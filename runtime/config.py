@@ -85,7 +85,16 @@ class SpeechAppArgs(_Args):
         return self
 
 
-class TtsUserConfig(_Args):
+class _UserConfig(_Args):
+    max_waiting: int = Field(
+        default=16, ge=0, description="Calls that may wait for a slot; more are refused at once."
+    )
+    max_wait_s: float = Field(
+        default=5.0, gt=0, description="Seconds a call may wait for a slot before it is refused."
+    )
+
+
+class TtsUserConfig(_UserConfig):
     """What ``user_config`` may change in a running TTS deployment."""
 
     lead_s: float = Field(
@@ -96,7 +105,7 @@ class TtsUserConfig(_Args):
     )
 
 
-class AsrUserConfig(_Args):
+class AsrUserConfig(_UserConfig):
     """What ``user_config`` may change in a running ASR deployment."""
 
     idle_timeout_s: float = Field(

@@ -48,6 +48,10 @@ class AudioFormatError(InvalidRequest):
     """Bytes, samples or a file that cannot be read as the audio they are said to be."""
 
 
+class ProtocolMismatch(InvalidRequest):
+    """Client and daemon are of releases that do not understand each other."""
+
+
 class ConfigError(InvalidRequest):
     """A configuration that does not validate; the message names the key."""
 
@@ -65,12 +69,14 @@ class Overloaded(SpeechError):
 
     Attributes:
         retry_after_s: When it is sensible to ask again, in seconds.
+        replica: The replica that refused; empty where Serve did before asking one.
     """
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
-        """Keep the message and when to come back."""
+    def __init__(self, message: str, retry_after_s: float = 1.0, replica: str = "") -> None:
+        """Keep the message, when to come back, and who refused."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.replica = replica
 
 
 class StreamStalled(SpeechError):
@@ -85,6 +91,10 @@ class DaemonUnavailable(SpeechError):
     """There is no daemon to talk to; the message says how to start or reach one."""
 
     exit_code = 4
+
+
+class ReplicaLost(DaemonUnavailable):
+    """The replica that served a call is gone; another can take it over."""
 
 
 class DaemonRunning(InvalidRequest):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.errors import InvalidRequest
+from runtime.errors import ProtocolMismatch, SpeechError
 from runtime.speech import (
     PROTOCOL_VERSION,
     LoadReport,
@@ -23,6 +23,7 @@ class EngineInfo:
         capabilities: What it can do.
         load: What loading it took.
         active: Streams or utterances it serves now.
+        waiting: Calls that wait for one of its slots.
     """
 
     role: str
@@ -30,6 +31,7 @@ class EngineInfo:
     capabilities: SynthesizerCapabilities | RecognizerCapabilities
     load: LoadReport
     active: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class SynthesisStarted:
         language: Primary subtag of the language spoken.
         removed: Characters of the text that cannot be spoken and were removed.
         lead: Samples the replica may be ahead of the reader before it waits.
+        seed: With which the audio can be repeated; None where the engine cannot.
+        replica: Which replica speaks, where reports of progress have to go.
+        queued_s: Seconds the request waited for a slot.
     """
 
     sample_rate: int
@@ -61,24 +66,101 @@ class SynthesisStarted:
     language: str
     removed: int
     lead: int
+    seed: int | None
+    replica: str
+    queued_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class RecognitionStarted:
-    """First item of a recognition stream: pushes are welcome now."""
+    """First item of a recognition stream: pushes are welcome now.
+
+    Attributes:
+        engine: The engine that listens.
+        language: Primary subtag of the language it listens for.
+        replica: Where pushes have to go.
+        queued_s: Seconds the session waited for a slot.
+    """
 
     engine: str
     language: str
+    replica: str
+    queued_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Audio of one session in a push; blocks may come again and are taken once.
+
+    Attributes:
+        session: Which session.
+        first_sample: Index in the session of the first sample in ``pcm``.
+        pcm: PCM16 mono at the session's rate; may be empty.
+        finalize: End the utterance after this block; counts such requests of the session
+            from 1, so that one that comes twice ends one utterance. 0 does not.
+        finish: No more audio will come.
+    """
+
+    session: str
+    first_sample: int
+    pcm: bytes
+    finalize: int = 0
+    finish: bool = False
+
+    @property
+    def next_sample(self) -> int:
+        """Index of the sample that follows this block."""
+        return self.first_sample + len(self.pcm) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """The answer to a block.
+
+    Attributes:
+        received: Samples of the session that have arrived in all; less than the block's
+            ``next_sample`` where the engine is too far behind to take more, or where
+            audio before the block is missing. What is missing has to be pushed again.
+        error: Why the session takes no more.
+    """
+
+    received: int
+    error: SpeechError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AbortedStream:
+    """A stream whose caller left before its end.
+
+    Attributes:
+        stream: Its id.
+        freed_at: When its slot was free again, as Unix time.
+        orphaned_ms: How long that took, from the moment the replica knew.
+    """
+
+    stream: str
+    freed_at: float
+    orphaned_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a replica holds, to find leaks: streams, asyncio tasks, async generators, bytes."""
+
+    streams: int
+    tasks: int
+    generators: int
+    resident_bytes: int | None
 
 
 def check_protocol(version: int) -> None:
     """Compare a caller's protocol with this one.
 
     Raises:
-        InvalidRequest: They differ; client and daemon are of different releases.
+        ProtocolMismatch: They differ; client and daemon are of different releases.
     """
     if version != PROTOCOL_VERSION:
-        raise InvalidRequest(
+        raise ProtocolMismatch(
             f"The client speaks protocol {version}, the daemon {PROTOCOL_VERSION}: install the "
             "same release of speech-runtime on both sides."
         )

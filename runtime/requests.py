@@ -44,6 +44,7 @@ def resolve_synthesis(
         UnknownVoice: No such voice, or it does not speak the language asked for.
         UnknownLanguage: No voice speaks the language.
         UnsupportedOption: Pace, seed or raw text that the engine cannot honour.
+        InvalidRequest: A first piece below 0.
     """
     check_text_length(request.text)
     voice = _pick_voice(request, capabilities)
@@ -111,6 +112,8 @@ def _check_options(request: SynthesisRequest, capabilities: SynthesizerCapabilit
         raise UnsupportedOption("This engine cannot repeat its audio; leave seed unset.")
     if request.seed is not None and request.seed < 0:
         raise UnsupportedOption(f"A seed is a whole number from 0; {request.seed} is not.")
+    if request.first_piece < 0:
+        raise InvalidRequest(f"Pieces are counted from 0; {request.first_piece} is none.")
     if not request.normalise and not capabilities.raw_text:
         raise UnsupportedOption("This engine always normalises its text; leave normalise on.")
 

@@ -43,8 +43,29 @@ class Settings(BaseSettings):
     connect_timeout_s: float = Field(
         default=5.0, gt=0, description="How long a client tries to reach the daemon."
     )
+    answer_timeout_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="How long a client waits for a call to begin; more than the deployments' "
+        "max_wait_s.",
+    )
+    takeover_timeout_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="How long a session whose replica is lost looks for another.",
+    )
+    replay_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds of audio since the last final that a session keeps to replay.",
+    )
     start_timeout_s: float = Field(
         default=600.0, gt=0, description="How long the deployments may take to become ready."
+    )
+    drain_timeout_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long `speech down` lets utterances finish before it ends them.",
     )
     stop_timeout_s: float = Field(
         default=60.0, gt=0, description="How long `speech down` waits before it kills the daemon."

@@ -22,7 +22,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of the calls between client and deployments; both sides must agree."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
@@ -45,6 +45,8 @@ class SynthesisRequest:
             to the model as it stands, where the engine can.
         seed: Makes the audio repeatable, where the engine can; None draws one.
         speed: 1.0 is the voice's own pace, 2.0 twice as fast, where the engine can.
+        first_piece: Index of the piece of the text (see ``AudioChunk.piece``) to start
+            with. Those before it are not spoken; samples count from the start of this one.
     """
 
     text: str
@@ -53,6 +55,7 @@ class SynthesisRequest:
     normalise: bool = True
     seed: int | None = None
     speed: float = 1.0
+    first_piece: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class AudioChunk:
         first_sample: Index within the utterance of the first sample in ``pcm``;
             chunks are contiguous and in order.
         piece: Index of the text piece (sentence) that the samples belong to.
+        piece_end: True on the last chunk of a piece, where the engine marks it.
         end: True on the last chunk of the utterance, and only there.
     """
 
@@ -72,6 +76,7 @@ class AudioChunk:
     sample_rate: int
     first_sample: int
     piece: int = 0
+    piece_end: bool = False
     end: bool = False
 
     @property
@@ -83,6 +88,16 @@ class AudioChunk:
     def next_sample(self) -> int:
         """Index of the sample that follows this chunk."""
         return self.first_sample + self.samples
+
+    @property
+    def start_s(self) -> float:
+        """Audio time of the first sample, in seconds since the start of the utterance."""
+        return self.first_sample / self.sample_rate
+
+    @property
+    def end_s(self) -> float:
+        """Audio time of the sample that follows this chunk."""
+        return self.next_sample / self.sample_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +119,8 @@ class SynthesizerCapabilities:
         streaming: True if audio leaves the engine before its sentence is complete;
             False means sentence by sentence.
         speed: Slowest and fastest pace, or None where the pace cannot be changed.
-        seed: True if a fixed seed repeats the audio exactly.
+        seed: True if a fixed seed repeats the audio of a piece exactly, whichever piece a
+            request starts with; the daemon then draws a seed where none is given.
         raw_text: True if ``normalise=False`` is possible.
         slots: How many utterances the engine synthesises at the same time.
     """
@@ -190,6 +206,8 @@ class FinalTranscript:
         words: Times of its words; empty where they were not asked for.
         request: Which ``finalize()`` call this answers, counted from 1; 0 where the
             stream ended the utterance by itself.
+        settled_s: Audio time before which nothing is left to recognise: a stream that has
+            to start over starts there. 0 where the engine cannot tell.
     """
 
     text: str
@@ -198,6 +216,7 @@ class FinalTranscript:
     end_s: float
     words: tuple[Word, ...] = ()
     request: int = 0
+    settled_s: float = 0.0
 
 
 RecognitionEvent: TypeAlias = PartialTranscript | FinalTranscript

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -17,41 +19,78 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from runtime.errors import DaemonUnavailable, EngineFailed, Overloaded, SpeechError
+from runtime.client.pusher import Pusher
+from runtime.client.replicas import Replicas, replicas_of
+from runtime.errors import (
+    DaemonUnavailable,
+    EngineFailed,
+    InvalidRequest,
+    Overloaded,
+    ReplicaLost,
+    SpeechError,
+)
 
 _RETRY_AFTER_S = 1.0
+_KEPT_ADDRESSES = 256
 
 
 class DeploymentCalls:
-    """Unary and streaming calls to one deployment.
+    """Unary and streaming calls to one deployment, or to one of its replicas.
 
     gRPC instead of the object store (``_by_reference=False``): half the latency, and
     a call whose caller dies is cancelled.
+
+    Attributes:
+        replicas: What is known of the deployment's replicas.
     """
 
     def __init__(self, handle: DeploymentHandle) -> None:
         """Wrap a handle; calls need a running event loop, always the same one."""
+        self.replicas: Replicas = replicas_of(handle.app_name, handle.deployment_name)
         self._unary = handle.options(_by_reference=False)
         self._streaming = handle.options(_by_reference=False, stream=True)
+        self._addressed: dict[str, tuple[DeploymentHandle, Pusher]] = {}
 
-    async def call(self, method: str, *args: Any) -> Any:
+    async def call(self, method: str, *args: Any, replica: str | None = None) -> Any:
         """Call a method and return its result.
 
+        Args:
+            method: Of the deployment.
+            *args: Its arguments.
+            replica: The replica to call, by its id; None takes any.
+
         Raises:
+            ReplicaLost: The replica is gone, before or during the call.
             SpeechError: What the method raised, or what became of the call.
         """
-        response = getattr(self._unary, method).remote(*args)
+        handle = self._unary if replica is None else self._at(replica)[0]
+        response = getattr(handle, method).remote(*args)
         try:
             return await response
         except asyncio.CancelledError:
             response.cancel()
             raise
         except Exception as error:
-            raise translate(error) from error
+            translated = translate(error)
+            if isinstance(translated, ReplicaLost) and replica is not None:
+                self.replicas.lost(replica)
+            raise translated from error
 
     def stream(self, method: str, *args: Any) -> CallStream:
-        """Start a streaming call."""
+        """Start a streaming call, on any replica."""
         return CallStream(getattr(self._streaming, method).remote(*args))
+
+    def pusher(self, replica: str) -> Pusher:
+        """What all sessions on a replica push through."""
+        return self._at(replica)[1]
+
+    def _at(self, replica: str) -> tuple[DeploymentHandle, Pusher]:
+        if replica not in self._addressed:
+            while len(self._addressed) >= _KEPT_ADDRESSES:
+                del self._addressed[next(iter(self._addressed))]
+            handle = self._unary.options(session_id=replica)
+            self._addressed[replica] = (handle, Pusher(self, replica))
+        return self._addressed[replica]
 
 
 class CallStream:
@@ -77,15 +116,29 @@ class CallStream:
             if self._over:  # by us: nobody waits for an answer
                 raise StopAsyncIteration from None
             self._over = True
-            raise DaemonUnavailable(
-                "The daemon cancelled the call: it is stopping, or its replica was replaced."
-            ) from None
+            raise ReplicaLost("The replica cancelled the call: it is being stopped.") from None
         except asyncio.CancelledError:
             self.cancel()
             raise
         except Exception as error:
             self._over = True
             raise translate(error) from error
+
+    async def first(self, within_s: float) -> Any:
+        """The first item; None if the stream ends without one.
+
+        Raises:
+            ReplicaLost: It did not come within ``within_s`` seconds.
+            SpeechError: What the method raised, or what became of the call.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                return await anext(self, None)
+        except TimeoutError:
+            raise ReplicaLost(f"No replica began the call within {within_s:g} s.") from None
+        except BaseException:
+            self.cancel()
+            raise
 
     def cancel(self) -> None:
         """Stop the replica's generator; harmless when called again or after the end."""
@@ -94,7 +147,7 @@ class CallStream:
             self._generator.cancel()
 
 
-def translate(error: Exception) -> Exception:
+def translate(error: Exception) -> SpeechError:
     """The error of ours that tells a caller what an error of Ray's means."""
     if isinstance(error, SpeechError):
         return error
@@ -107,10 +160,20 @@ def translate(error: Exception) -> Exception:
         return Overloaded(
             "All places and the queue of the deployment are taken; ask again later.", _RETRY_AFTER_S
         )
-    if isinstance(error, (RayError, DeploymentUnavailableError)):
-        return DaemonUnavailable(
-            f"The daemon's replica went away ({type(error).__name__}); see `speech status`."
-        )
+    if isinstance(error, (RayError, RequestCancelledError)):
+        return ReplicaLost(f"The replica went away ({type(error).__name__}).")
+    if isinstance(error, AioRpcError):
+        return _translate_rpc(error)
+    if isinstance(error, DeploymentUnavailableError):
+        return DaemonUnavailable("The deployment does not run; see `speech status`.")
     if isinstance(error, RayServeException):
         return DaemonUnavailable(f"The daemon does not answer: {error}")
     return EngineFailed(f"The replica failed: {type(error).__name__}: {error}")
+
+
+def _translate_rpc(error: AioRpcError) -> SpeechError:
+    if error.code() in (StatusCode.CANCELLED, StatusCode.UNAVAILABLE, StatusCode.INTERNAL):
+        return ReplicaLost(f"The connection to the replica broke ({error.code().name}).")
+    if error.code() is StatusCode.RESOURCE_EXHAUSTED:
+        return InvalidRequest(f"More than one call can carry: {error.details()}")
+    return EngineFailed(f"The call failed: {error.code().name}: {error.details()}")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from runtime.audio import AudioFile, check_sample_rate, float32_to_pcm16
-from runtime.client.connection import attach, claim_event_loop, deployments
+from runtime.client.connection import attach, claim_event_loop, deployments, detach
 from runtime.client.recognition import RecognitionSession, as_pcm16
+from runtime.client.recovery import Patience
 from runtime.client.synthesis import SynthesisStream
 from runtime.config import APPLICATION, ASR_DEPLOYMENT, TTS_DEPLOYMENT
-from runtime.errors import AudioFormatError, DaemonUnavailable
+from runtime.errors import AudioFormatError, DaemonUnavailable, Overloaded, ReplicaLost
 from runtime.replica import ReplicaInfo
 from runtime.requests import check_text_length
 from runtime.settings import Settings
@@ -41,10 +43,14 @@ class SpeechClient:
     Make one with ``connect()`` and share it: it holds no session by itself.
     """
 
-    def __init__(self, calls: dict[str, DeploymentCalls], *, owns_connection: bool) -> None:
+    def __init__(
+        self, calls: dict[str, DeploymentCalls], settings: Settings, *, owns_connection: bool
+    ) -> None:
         """Used by ``connect``."""
         self._calls = calls
+        self._settings = settings
         self._owns_connection = owns_connection
+        self._streams: weakref.WeakSet[SynthesisStream | RecognitionSession] = weakref.WeakSet()
 
     @classmethod
     async def connect(
@@ -67,17 +73,18 @@ class SpeechClient:
                 imported under other settings. Within ``connect_timeout_s`` (5 s).
         """
         claim_event_loop()
-        attached_here = await attach(settings or Settings(), address)
-        return cls(await deployments(application), owns_connection=attached_here)
+        settings = settings or Settings()
+        attached_here = await attach(settings, address)
+        return cls(await deployments(application), settings, owns_connection=attached_here)
 
     async def aclose(self) -> None:
-        """Disconnect this process from the cluster, if ``connect`` connected it."""
+        """End all streams, and disconnect this process if ``connect`` connected it."""
+        for stream in tuple(self._streams):
+            await stream.aclose()
         self._calls = {}
         if self._owns_connection:
             self._owns_connection = False
-            import ray
-
-            await asyncio.to_thread(ray.shutdown)
+            await detach()
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,7 +111,9 @@ class SpeechClient:
         else:
             request = replace(request, **options)
         check_text_length(request.text)
-        return SynthesisStream(self._deployment(TTS_DEPLOYMENT), request)
+        stream = SynthesisStream(self._deployment(TTS_DEPLOYMENT), request, self._settings)
+        self._streams.add(stream)
+        return stream
 
     async def synthesis_capabilities(self) -> SynthesizerCapabilities:
         """What the daemon's synthesizer can do."""
@@ -132,7 +141,12 @@ class SpeechClient:
         """
         options = replace(options or RecognitionOptions(), **changes)
         check_sample_rate(options.sample_rate)
-        return RecognitionSession(self._deployment(ASR_DEPLOYMENT), options)
+        return self._session(options)
+
+    def _session(self, options: RecognitionOptions) -> RecognitionSession:
+        session = RecognitionSession(self._deployment(ASR_DEPLOYMENT), options, self._settings)
+        self._streams.add(session)
+        return session
 
     async def transcribe(
         self,
@@ -174,15 +188,23 @@ class SpeechClient:
         if not second:
             if not first:
                 raise AudioFormatError("The recording holds no samples.")
-            transcript: Transcript = await calls.call(
-                "transcribe", PROTOCOL_VERSION, first, options
+            transcript: Transcript = await self._persistently(
+                calls, "transcribe", PROTOCOL_VERSION, first, options
             )
             if on_utterance is not None:
                 for utterance in transcript.utterances:
                     on_utterance(utterance)
             return transcript
-        session = RecognitionSession(calls, options)
-        return await _transcribe_long(session, [first, second], blocks, on_utterance)
+        return await _transcribe_long(self._session(options), [first, second], blocks, on_utterance)
+
+    async def _persistently(self, calls: DeploymentCalls, method: str, *args: Any) -> Any:
+        """Call any replica, and another one if it is lost; for calls that change nothing."""
+        patience = Patience(self._settings.takeover_timeout_s, calls.replicas)
+        while True:
+            try:
+                return await calls.call(method, *args)
+            except (Overloaded, ReplicaLost) as error:
+                await patience.wait(error, begun=False)
 
     # --- the daemon ----------------------------------------------------------
 
@@ -190,8 +212,28 @@ class SpeechClient:
         """One replica of each deployment, by the deployment's name."""
         return {name: await self._info(name) for name in self._calls}
 
+    async def replicas(self, deployment: str) -> tuple[ReplicaInfo, ...]:
+        """All replicas of a deployment (``ASR`` or ``TTS``) that take new sessions.
+
+        Raises:
+            DaemonUnavailable: The daemon runs no such deployment.
+        """
+        calls = self._deployment(deployment)
+        await self._info(deployment)  # the router knows them once it has routed a call
+        asked = (calls.call("info", replica=replica) for replica in calls.replicas.serving)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return tuple(answer for answer in answers if isinstance(answer, ReplicaInfo))
+
     async def _info(self, deployment: str) -> ReplicaInfo:
-        info: ReplicaInfo = await self._deployment(deployment).call("info")
+        calls = self._deployment(deployment)
+        try:
+            async with asyncio.timeout(self._settings.answer_timeout_s):
+                info: ReplicaInfo = await self._persistently(calls, "info")
+        except TimeoutError:
+            raise DaemonUnavailable(
+                f"No replica of {deployment} answered within {self._settings.answer_timeout_s:g} "
+                "s; see `speech status`."
+            ) from None
         return info
 
     def _deployment(self, name: str) -> DeploymentCalls:

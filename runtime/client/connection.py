@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from runtime.client import replicas
 from runtime.config import ASR_DEPLOYMENT, TTS_DEPLOYMENT
 from runtime.daemon import (
     SHARED_ENVIRONMENT,
@@ -87,6 +88,14 @@ async def attach(settings: Settings, address: str | None) -> bool:
             "and is the token the daemon's? See `speech doctor`."
         ) from None
     return True
+
+
+async def detach() -> None:
+    """Leave the cluster."""
+    import ray
+
+    await asyncio.to_thread(ray.shutdown)
+    replicas.forget_all()
 
 
 async def _in_daemon_thread(work: Callable[..., None], *args: Any) -> None:

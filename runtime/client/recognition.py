@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from runtime.audio import float32_to_pcm16, silence_invalid
-from runtime.errors import AudioFormatError, DaemonUnavailable, SessionClosed
-from runtime.replica import RecognitionStarted
+from runtime.client.listening import Listening
+from runtime.errors import AudioFormatError, SessionClosed
+from runtime.settings import Settings
 from runtime.speech import (
-    PROTOCOL_VERSION,
     FinalTranscript,
     PartialTranscript,
     RecognitionEvent,
@@ -23,9 +23,9 @@ from runtime.speech import (
 )
 
 if TYPE_CHECKING:
-    from runtime.client.calls import CallStream, DeploymentCalls
+    from runtime.client.calls import DeploymentCalls
 
-_MAX_BLOCK_BYTES = 1 << 20  # a handle call carries at most 4 MiB
+_UNACKNOWLEDGED_S = 10.0  # seconds of audio on their way before push() waits
 
 
 class RecognitionSession:
@@ -34,33 +34,30 @@ class RecognitionSession:
     Push blocks and iterate events in two tasks, or push, then ``await finalize()``.
     Iteration yields every event, the finals that ``finalize()`` returns included, and
     ends after ``finish()``. Unread partials are replaced by newer ones; finals are kept.
+
+    The session outlives its replica: audio since the last final is kept (``SPEECH_REPLAY_S``,
+    60 s) and replayed to another one. Leaving the context, cancelling the task that is in
+    it, or dropping the session frees the replica's slot.
     """
 
-    def __init__(self, calls: DeploymentCalls, options: RecognitionOptions) -> None:
+    def __init__(
+        self, calls: DeploymentCalls, options: RecognitionOptions, settings: Settings
+    ) -> None:
         """Opened by entering the context."""
-        self._calls = calls
-        self._id = uuid.uuid4().hex
         self.options = options
-        self._pushed = 0  # samples
-        self._in_order = asyncio.Lock()
-        self._stream: CallStream | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._events: deque[RecognitionEvent] = deque()
-        self._news = asyncio.Event()
-        self._answers: dict[int, FinalTranscript] = {}
-        self._finished = False
+        self._listening = Listening(calls, options, settings)
+        self._inbox = _Inbox()
+        self._clock = _AudioClock()
+        self._unacknowledged = round(
+            min(_UNACKNOWLEDGED_S, settings.replay_s / 4) * options.sample_rate
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
-        self._stream = self._calls.stream("recognize", PROTOCOL_VERSION, self._id, self.options)
-        try:
-            started = await anext(self._stream, None)
-        except BaseException:
-            self._stream.cancel()
-            raise
-        if not isinstance(started, RecognitionStarted):
-            raise DaemonUnavailable("The daemon closed the session before it began.")
-        self._reader = asyncio.create_task(self._read(self._stream))
-        self._reader.add_done_callback(lambda _: self._news.set())
+        self._loop = asyncio.get_running_loop()
+        # Bound to the inbox and not to the session, which may be dropped.
+        await self._listening.start(self._inbox.put, self._inbox.news.set)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,16 +65,48 @@ class RecognitionSession:
 
     async def aclose(self) -> None:
         """End the session at once; the replica's slot becomes free."""
-        self._finished = True
-        if self._stream is not None:
-            self._stream.cancel()
-        if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await self._reader
+        self.cancel()
+        await self._listening.closed()
+
+    def cancel(self) -> None:
+        """The same, from a callback of the event loop."""
+        self._closed = True
+        self._listening.cancel()
+        self._inbox.news.set()
+
+    def __del__(self) -> None:
+        if self._loop is not None and not self._closed:
+            with contextlib.suppress(RuntimeError):  # its loop has been closed
+                self._loop.call_soon_threadsafe(self._listening.cancel)
+
+    @property
+    def id(self) -> str:
+        """Under which the replicas know it."""
+        return self._listening.id
+
+    @property
+    def replica(self) -> str:
+        """Which replica listens, or did last."""
+        started = self._listening.started
+        return started.replica if started is not None else ""
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds the session waited for its slot."""
+        started = self._listening.started
+        return started.queued_s if started is not None else 0.0
+
+    @property
+    def moves(self) -> int:
+        """How many times another replica took the session over."""
+        return self._listening.moves
+
+    # --- audio in ------------------------------------------------------------
 
     async def push(self, audio: bytes | Samples, sample_rate: int | None = None) -> None:
         """Add a block of PCM16 bytes or float32 samples, of any length.
+
+        Returns at once unless ten seconds of audio are on their way already.
 
         Args:
             audio: Mono, at the session's rate. NaN and infinite samples become silence.
@@ -88,11 +117,27 @@ class RecognitionSession:
             SessionClosed: The session has ended.
         """
         pcm = self._as_pcm16(audio, sample_rate)
-        async with self._in_order:
+        self._check_open()
+        self._clock.captured(self._listening.buffer.end, len(pcm) // 2)
+        for start in range(0, len(pcm), 2 * self._unacknowledged):
+            self._listening.push(pcm[start : start + 2 * self._unacknowledged])
+            while self._behind() > self._unacknowledged:
+                await self._inbox.changed()
+                self._check_open()
+
+    def _behind(self) -> int:
+        return self._listening.buffer.end - self._listening.acknowledged
+
+    async def flush(self) -> None:
+        """Wait until a replica has all that was pushed so far.
+
+        Raises:
+            SessionClosed: The session has ended.
+        """
+        end = self._listening.buffer.end
+        while self._listening.acknowledged < end:
             self._check_open()
-            for start in range(0, len(pcm), _MAX_BLOCK_BYTES):
-                block = pcm[start : start + _MAX_BLOCK_BYTES]
-                self._pushed = await self._calls.call("push", self._id, self._pushed, block)
+            await self._inbox.changed()
 
     def _as_pcm16(self, audio: bytes | Samples, sample_rate: int | None) -> bytes:
         if sample_rate is not None and sample_rate != self.options.sample_rate:
@@ -108,68 +153,103 @@ class RecognitionSession:
             )
         return bytes(audio)
 
+    # --- events out ----------------------------------------------------------
+
     async def finalize(self) -> FinalTranscript:
         """End the utterance here and return its transcript; empty text if there was no speech.
 
         Raises:
             SessionClosed: The session has ended.
         """
-        async with self._in_order:
-            self._check_open()
-            request = await self._calls.call("finalize", self._id)
-        while request not in self._answers:
+        self._check_open()
+        request = self._listening.finalize()
+        while request not in self._inbox.answers:
             self._raise_failure()
-            if self._is_over():
+            if self._listening.over:
                 raise SessionClosed("The session was closed before its final transcript came.")
-            await self._wait_for_news()
-        return self._answers.pop(request)
+            await self._inbox.changed()
+        return self._inbox.answers.pop(request)
 
     async def finish(self) -> None:
         """No more audio will come; iteration ends after the last final."""
-        async with self._in_order:
-            self._check_open()
-            self._finished = True
-            await self._calls.call("finish", self._id)
+        self._check_open()
+        self._closed = True
+        self._listening.finish()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> RecognitionEvent:
-        while not self._events:
+        while not self._inbox.events:
             self._raise_failure()
-            if self._is_over():
+            if self._listening.over:
                 raise StopAsyncIteration
-            await self._wait_for_news()
-        return self._events.popleft()
+            await self._inbox.changed()
+        return self._inbox.events.popleft()
 
-    async def _read(self, stream: CallStream) -> None:
-        async for event in stream:
-            self._keep(event)
-            self._news.set()
+    def latency_s(self, event: RecognitionEvent) -> float | None:
+        """Seconds since the audio was pushed up to which an event has heard.
 
-    async def _wait_for_news(self) -> None:
-        self._news.clear()
-        await self._news.wait()
-
-    def _keep(self, event: RecognitionEvent) -> None:
-        if isinstance(event, FinalTranscript):
-            if event.request:
-                self._answers[event.request] = event
-        elif self._events and isinstance(self._events[-1], PartialTranscript):
-            self._events.pop()
-        self._events.append(event)
-
-    def _is_over(self) -> bool:
-        return self._reader is None or self._reader.done()
+        Counted from audio time, not from the last push: silence after the end of speech
+        does not hide behind it. None where that audio was pushed too long ago.
+        """
+        pushed = self._clock.at(int(event.end_s * self.options.sample_rate))
+        return None if pushed is None else time.monotonic() - pushed
 
     def _check_open(self) -> None:
         self._raise_failure()
-        if self._finished or self._is_over():
+        if self._loop is None:
+            raise SessionClosed("The session is not open yet: use `async with`.")
+        if self._closed or self._listening.over:
             raise SessionClosed("The recognition session has ended; open another one.")
 
     def _raise_failure(self) -> None:
-        if self._reader is not None and self._reader.done() and not self._reader.cancelled():
-            self._reader.result()
+        if self._listening.failure is not None:
+            raise self._listening.failure
+
+
+class _Inbox:
+    """What has come for a session's caller."""
+
+    def __init__(self) -> None:
+        self.events: deque[RecognitionEvent] = deque()
+        self.answers: dict[int, FinalTranscript] = {}
+        self.news = asyncio.Event()
+
+    def put(self, event: RecognitionEvent) -> None:
+        if isinstance(event, FinalTranscript):
+            if event.request:
+                self.answers[event.request] = event
+        elif self.events and isinstance(self.events[-1], PartialTranscript):
+            self.events.pop()
+        self.events.append(event)
+        self.news.set()
+
+    async def changed(self) -> None:
+        self.news.clear()
+        await self.news.wait()
+
+
+class _AudioClock:
+    """When audio was pushed: maps samples to seconds of ``time.monotonic``."""
+
+    _KEPT = 4096  # blocks
+
+    def __init__(self) -> None:
+        self._blocks: deque[tuple[int, float]] = deque(maxlen=self._KEPT)  # end, pushed at
+
+    def captured(self, first_sample: int, samples: int) -> None:
+        self._blocks.append((first_sample + samples, time.monotonic()))
+
+    def at(self, sample: int) -> float | None:
+        """When the block came that holds the last sample before ``sample``."""
+        latest: float | None = None
+        for end, pushed in reversed(self._blocks):
+            if end < sample:
+                return latest if latest is not None else pushed
+            latest = pushed
+        whole = self._blocks and len(self._blocks) < self._KEPT
+        return latest if whole else None
 
 
 def as_pcm16(samples: Samples) -> bytes:

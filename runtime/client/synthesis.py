@@ -1,14 +1,18 @@
-"""An utterance on its way from the daemon."""
+"""An utterance on its way from the daemon, whichever replicas it takes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from runtime.errors import SpeechError
+from runtime.client.recovery import Patience
+from runtime.client.seam import Splice
+from runtime.errors import Overloaded, ReplicaLost, SpeechError
 from runtime.replica import SynthesisStarted
+from runtime.settings import Settings
 from runtime.speech import PROTOCOL_VERSION, AudioChunk, SynthesisRequest
 
 if TYPE_CHECKING:
@@ -22,20 +26,38 @@ class SynthesisStream:
     stream stops the synthesis in the replica. The replica runs only a few seconds of
     audio ahead of what has been read, so a slow reader costs bounded memory.
 
+    If the replica is lost, another goes on with the sentence it was at: from the very
+    sample where the engine repeats its audio by seed, with the sentence said again
+    where it does not. Indices of samples go on without a gap either way.
+
     Attributes:
+        id: Under which the replicas know it.
         started: How the request was understood; None until the first chunk was asked for.
+        takeovers: How many times another replica went on with it.
     """
 
-    def __init__(self, calls: DeploymentCalls, request: SynthesisRequest) -> None:
+    def __init__(
+        self, calls: DeploymentCalls, request: SynthesisRequest, settings: Settings
+    ) -> None:
         """Starts with the first chunk that is asked for."""
+        self.id = uuid.uuid4().hex
+        self.started: SynthesisStarted | None = None
+        self.takeovers = 0
         self._calls = calls
         self._request = request
-        self._id = uuid.uuid4().hex
+        self._answer_timeout_s = settings.answer_timeout_s
+        self._patience = Patience(settings.takeover_timeout_s, calls.replicas)
         self._stream: CallStream | None = None
-        self._read = 0
+        self._closed = False
+        self._splice: Splice | None = None
+        self._read = 0  # samples
+        self._last = 0  # the last of them
+        self._piece = request.first_piece
+        self._piece_start = 0
+        self._piece_over = False
+        self._ended = False
         self._reported = 0
         self._reports: set[asyncio.Task[None]] = set()
-        self.started: SynthesisStarted | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -44,33 +66,84 @@ class SynthesisStream:
         """The next chunk.
 
         Raises:
-            SpeechError: The request is invalid, or the daemon or engine failed.
+            SpeechError: The request is invalid, the engine failed, or the daemon is gone.
         """
-        if self._stream is None:
-            self._stream = self._calls.stream(
-                "synthesize", PROTOCOL_VERSION, self._id, self._request
-            )
-        while True:
-            item = await anext(self._stream)
-            if isinstance(item, AudioChunk):
-                self._read = item.next_sample
-                self._report_progress()
-                return item
-            self.started = item
+        while not self._closed:
+            try:
+                if self._stream is None:
+                    await self._open()
+                    continue
+                chunk = await anext(self._stream)
+            except StopAsyncIteration:
+                self._closed = True
+                break
+            except (Overloaded, ReplicaLost) as error:
+                await self._recover(error)
+                continue
+            self._report_progress(chunk.next_sample)
+            placed = chunk if self._splice is None else self._splice.place(chunk)
+            if placed is not None:
+                self._note(placed)
+                return placed
+        raise StopAsyncIteration
 
-    def _report_progress(self) -> None:
-        """Tell the replica how far we are, often enough that it need never wait for us."""
-        lead = self.started.lead if self.started is not None else 0
-        if self._read - self._reported >= lead // 4:
-            self._reported = self._read
-            report = asyncio.ensure_future(self._advance(self._read))
+    async def _open(self) -> None:
+        resumed = self.started is not None
+        request = self._remaining() if resumed else self._request
+        self._reported = 0
+        self._stream = self._calls.stream("synthesize", PROTOCOL_VERSION, self.id, request, resumed)
+        started = await self._stream.first(min(self._answer_timeout_s, self._patience.left_s))
+        if isinstance(started, SynthesisStarted):
+            self._patience.answered()
+            self.started = started
+        elif not self._closed:
+            raise ReplicaLost("The replica ended the call before it began.")
+
+    def _remaining(self) -> SynthesisRequest:
+        """What is left to say, from the start of the piece that was under way."""
+        assert self.started is not None
+        repeats = self.started.seed is not None
+        piece = self._piece + 1 if self._piece_over else self._piece
+        starts_at = self._piece_start if repeats and not self._piece_over else self._read
+        self._splice = Splice(starts_at, self._read, self._last)
+        return replace(self._request, first_piece=piece, seed=self.started.seed)
+
+    async def _recover(self, error: Overloaded | ReplicaLost) -> None:
+        """Return if another replica may do what this one could not."""
+        self._stream = None
+        if self._ended:  # only the end of the call itself was lost
+            self._closed = True
+            return
+        if isinstance(error, ReplicaLost) and self.started is not None:
+            self._calls.replicas.lost(self.started.replica)
+            self.takeovers += 1
+        await self._patience.wait(error, begun=self.started is not None)
+
+    def _note(self, chunk: AudioChunk) -> None:
+        if chunk.samples:
+            self._last = int.from_bytes(chunk.pcm[-2:], "little", signed=True)
+        if chunk.piece != self._piece:
+            self._piece, self._piece_start = chunk.piece, chunk.first_sample
+        self._piece_over = chunk.piece_end
+        self._read = chunk.next_sample
+        self._ended = chunk.end
+
+    def _report_progress(self, read: int) -> None:
+        """Tell the replica how far we are, often enough that it need never wait for us.
+
+        ``read`` counts the samples of this replica, those that are left out included.
+        """
+        assert self.started is not None
+        if read - self._reported >= self.started.lead // 4:
+            self._reported = read
+            report = asyncio.ensure_future(self._advance(self.started.replica, read))
             self._reports.add(report)  # a task nobody holds may be collected before it ran
             report.add_done_callback(self._reports.discard)
 
-    async def _advance(self, read: int) -> None:
+    async def _advance(self, replica: str, read: int) -> None:
         # A report that is lost is made good by the next; a failure shows in the stream.
         with contextlib.suppress(SpeechError):
-            await self._calls.call("advance", self._id, read)
+            await self._calls.call("advance", self.id, read, replica=replica)
 
     async def aclose(self) -> None:
         """Stop the synthesis if it has not ended."""
@@ -78,6 +151,7 @@ class SynthesisStream:
 
     def cancel(self) -> None:
         """The same, from a callback of the event loop."""
+        self._closed = True
         if self._stream is not None:
             self._stream.cancel()
 

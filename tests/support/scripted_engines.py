@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from itertools import islice
 
 import numpy as np
 
@@ -31,14 +32,17 @@ RATE = 8_000
 class ScriptedSynthesizer:
     """10 ms of audio for each character: the samples count up, so that none can hide.
 
-    A sentence with the word "explode" fails; one with "forever" never ends.
+    A sentence with the word "explode" fails; one with "forever" never ends. ``step_s`` is
+    how long each sentence takes, at the least.
     """
 
-    def __init__(self, *, slots: int = 8) -> None:
+    def __init__(self, *, slots: int = 8, step_s: float = 0.0) -> None:
+        self._step_s = step_s
         self.capabilities = SynthesizerCapabilities(
             voices=(Voice("ada", ("en", "de")), Voice("bo", ("zh",))),
             sample_rate=RATE,
             streaming=True,
+            seed=True,
             slots=slots,
         )
 
@@ -47,7 +51,8 @@ class ScriptedSynthesizer:
 
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         position = 0
-        for piece in plan_chunks(request.text, request.language or "en"):
+        plan = plan_chunks(request.text, request.language or "en")
+        for piece in islice(plan, request.first_piece, None):
             if "explode" in piece.text:
                 raise RuntimeError("the scripted model exploded")
             while True:
@@ -55,7 +60,7 @@ class ScriptedSynthesizer:
                 pcm = (ramp % 30_000).astype("<i2").tobytes()
                 yield AudioChunk(pcm, RATE, position, piece.index)
                 position += len(ramp)
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._step_s)
                 if "forever" not in piece.text:
                     break
         yield AudioChunk(b"", RATE, position, end=True)
@@ -122,7 +127,13 @@ class ScriptedStream:
         heard = f"{self._total - self._start} samples"
         self._events.put_nowait(
             FinalTranscript(
-                heard, self._utterance, self._start / RATE, self._total / RATE, (), request
+                heard,
+                self._utterance,
+                self._start / RATE,
+                self._total / RATE,
+                (),
+                request,
+                self._total / RATE,
             )
         )
         self._start = self._total

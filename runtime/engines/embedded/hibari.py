@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,16 +82,18 @@ class HibariSynthesizer:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
         seed = seed if request.seed is None else request.seed
         first_sample = 0
-        piece = 0
-        for chunk in plan_chunks(request.text, request.language or "en", _MAX_PIECE_CHARS):
+        piece = request.first_piece
+        chunks = plan_chunks(request.text, request.language or "en", _MAX_PIECE_CHARS)
+        for chunk in islice(chunks, piece, None):
             piece = chunk.index
             samples = await self._worker.run(self._speak, chunk, request.speed, seed)
             pcm = float32_to_pcm16(samples)
             for start in range(0, len(pcm), 2 * _CHUNK_SAMPLES):
                 block = pcm[start : start + 2 * _CHUNK_SAMPLES]
-                yield AudioChunk(block, SAMPLE_RATE, first_sample, piece)
+                last = start + len(block) == len(pcm)
+                yield AudioChunk(block, SAMPLE_RATE, first_sample, piece, piece_end=last)
                 first_sample += len(block) // 2
-        if not first_sample:
+        if not first_sample and not request.first_piece:
             raise NothingToSpeak(
                 f"The voice knows no sound for {request.text[:40]!r}; it speaks: en."
             )

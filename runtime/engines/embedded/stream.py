@@ -170,13 +170,13 @@ class SegmentStream:
     async def _segment_ended(self, segment: Segment) -> None:
         await self._keep(segment)
         if segment.closes:
-            self._final(request=0)
+            self._final(request=0, settled=segment.end)
 
     async def _end_utterance(self, request: int) -> None:
         segment = self._segmenter.flush()
         if segment is not None:
             await self._keep(segment)
-        self._final(request)
+        self._final(request, settled=self._segmenter.position)
 
     async def _keep(self, segment: Segment) -> None:
         # Once speech has paused, the open segment no longer changes: its partial is
@@ -228,13 +228,12 @@ class SegmentStream:
         self._partial_sent = True
         self._emit(PartialTranscript(text, self._utterance, start_s, end_s))
 
-    def _final(self, request: int) -> None:
+    def _final(self, request: int, settled: int) -> None:
         spoken, self._spoken = self._spoken, []
         if not spoken and not request and not self._partial_sent:
             return  # nothing was said, nobody asked, and no partial waits for its final
         self._partial_sent = False
-        now = self._segmenter.position
-        start, end = (spoken[0][0].start, spoken[-1][0].end) if spoken else (now, now)
+        start, end = (spoken[0][0].start, spoken[-1][0].end) if spoken else (settled, settled)
         words = tuple(
             replace(
                 word,
@@ -252,6 +251,7 @@ class SegmentStream:
                 end / SAMPLE_RATE,
                 words,
                 request,
+                settled / SAMPLE_RATE,
             )
         )
         self._utterance += 1
