@@ -38,6 +38,8 @@ from runtime.speech import (
     Transcript,
 )
 
+_STOPPING = "The daemon is stopping."
+
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
@@ -133,12 +135,11 @@ class ASR:
         Returns:
             How many are left.
         """
-        stopping = DaemonUnavailable("The daemon is stopping.")
         for loaded in self._engines.values():
-            loaded.admission.close(stopping)
+            loaded.admission.close(_STOPPING)
         for session in self._sessions.values():
             if abort or not session.busy:
-                session.fail(stopping)
+                session.fail(DaemonUnavailable(_STOPPING))
         return sum(loaded.admission.taken for loaded in self._engines.values())
 
     async def recognize(

@@ -32,6 +32,7 @@ from runtime.speech import AudioChunk, SynthesisRequest
 
 # Beyond this many characters cleaning the text takes longer than an event loop may be held.
 _LONG_TEXT = 10_000
+_STOPPING = "The daemon is stopping."
 
 
 class _Lead:
@@ -139,10 +140,9 @@ class TTS:
         Returns:
             How many are left.
         """
-        stopping = DaemonUnavailable("The daemon is stopping.")
-        self._admission.close(stopping)
+        self._admission.close(_STOPPING)
         if abort and not self._stopped.done():
-            self._stopped.set_exception(stopping)
+            self._stopped.set_exception(DaemonUnavailable(_STOPPING))
             self._stopped.exception()  # seen: there may be nobody left to be told
         return self._admission.taken
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from runtime.errors import Overloaded, SpeechError
+from runtime.errors import DaemonUnavailable, Overloaded
 
 _SHORTEST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 30.0
@@ -41,10 +41,11 @@ class Admission:
         self._what = what
         self._clock = clock
         self._taken = 0
+        self._ahead: deque[asyncio.Future[None]] = deque()
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._freed_at: float | None = None
+        self._full_since: float | None = None  # or since when the last slot became free, if full
         self._interval_s: float | None = None
-        self._closed: SpeechError | None = None
+        self._closed = ""
 
     @property
     def taken(self) -> int:
@@ -54,7 +55,7 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Calls in the queue."""
-        return len(self._queue)
+        return len(self._ahead) + len(self._queue)
 
     @asynccontextmanager
     async def slot(self, *, ahead: bool = False) -> AsyncIterator[float]:
@@ -65,7 +66,7 @@ class Admission:
 
         Raises:
             Overloaded: Slots and queue are full, or none became free in time.
-            SpeechError: What ``close`` was given.
+            DaemonUnavailable: After ``close``.
         """
         waited = await self._take(ahead)
         try:
@@ -73,70 +74,73 @@ class Admission:
         finally:
             self._free()
 
-    def close(self, reason: SpeechError) -> None:
-        """Let nobody begin any more: those that wait and those that come get ``reason``."""
+    def close(self, reason: str) -> None:
+        """Let nobody begin any more; those that wait and those that come are told why."""
         self._closed = reason
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_exception(reason)
+        for queue in (self._ahead, self._queue):
+            while queue:
+                place = queue.popleft()
+                if not place.done():
+                    place.set_exception(DaemonUnavailable(reason))
 
     @property
     def retry_after_s(self) -> float:
         """When a slot can be hoped for by who comes now: the mean interval, for each in the queue.
 
-        Slots that have been held for longer than that count with the time since the
-        last one became free, so that the estimate grows while nothing moves.
+        An interval that lasts longer counts as long as it is, so that the estimate grows
+        while nothing moves.
         """
-        if self._freed_at is None or self._interval_s is None:
+        if self._full_since is None or self._interval_s is None:
             return _FIRST_GUESS_S
-        interval = max(self._interval_s, self._clock() - self._freed_at)
-        return min(max(interval * (len(self._queue) + 1), _SHORTEST_RETRY_S), _LONGEST_RETRY_S)
+        interval = max(self._interval_s, self._clock() - self._full_since)
+        return min(max(interval * (self.waiting + 1), _SHORTEST_RETRY_S), _LONGEST_RETRY_S)
 
     async def _take(self, ahead: bool) -> float:
-        if self._closed is not None:
-            raise self._closed
+        if self._closed:
+            raise DaemonUnavailable(self._closed)
         if self._taken < self.slots:
             self._taken += 1
+            if self._taken == self.slots:
+                self._full_since = self._clock()
             return 0.0
-        if len(self._queue) >= self.limits.waiting and not ahead:
+        if self.waiting >= self.limits.waiting and not ahead:
             raise Overloaded(
-                f"All {self.slots} {self._what} slots are taken and {len(self._queue)} wait.",
+                f"All {self.slots} {self._what} slots are taken and {self.waiting} wait.",
                 self.retry_after_s,
             )
+        queue = self._ahead if ahead else self._queue
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if ahead:
-            self._queue.appendleft(place)
-        else:
-            self._queue.append(place)
+        queue.append(place)
         began = self._clock()
         try:
             async with asyncio.timeout(self.limits.wait_s):
                 await place
         except BaseException as error:
-            if place in self._queue:
-                self._queue.remove(place)
+            if place in queue:
+                queue.remove(place)
             elif place.done() and not place.cancelled() and place.exception() is None:
                 self._free()  # the slot came in the moment in which the caller left
             if isinstance(error, TimeoutError):
                 raise Overloaded(
                     f"No {self._what} slot became free within {self.limits.wait_s:g} s.",
                     self.retry_after_s,
+                    waited_s=self._clock() - began,
                 ) from None
             raise
         return self._clock() - began
 
     def _free(self) -> None:
         now = self._clock()
-        full = self._taken == self.slots
-        if full and self._freed_at is not None:
-            newest = now - self._freed_at
+        if self._full_since is not None:
+            newest = now - self._full_since
             mean = newest if self._interval_s is None else self._interval_s
             self._interval_s = mean + _SMOOTHING * (newest - mean)
-        self._freed_at = now if full else None  # intervals between busy times say nothing
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)  # the slot passes on; it stays taken
-                return
+        for queue in (self._ahead, self._queue):
+            while queue:
+                place = queue.popleft()
+                if not place.done():
+                    place.set_result(None)  # the slot passes on; it stays taken
+                    self._full_since = now
+                    return
+        self._full_since = None
         self._taken -= 1

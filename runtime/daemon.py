@@ -22,7 +22,9 @@ from typing import Any
 
 from runtime.errors import DaemonRunning, DaemonUnavailable
 from runtime.memory.process import process_state
+from runtime.replica import check_protocol
 from runtime.settings import Settings
+from runtime.speech import PROTOCOL_VERSION
 
 SHARED_ENVIRONMENT: Mapping[str, str] = {
     # Handles and replicas on the caller's own event loop: a hop less each way. Model
@@ -55,6 +57,8 @@ class DaemonRecord:
         ray: Version of Ray; clients must have the same.
         environment: Ray's environment; clients must have the same.
         log: Where the daemon's and Ray's logs are.
+        owns_cluster: Whether the cluster ends with the daemon's process.
+        protocol: ``PROTOCOL_VERSION`` of the daemon; clients must have the same.
     """
 
     pid: int
@@ -66,6 +70,8 @@ class DaemonRecord:
     ray: str
     environment: dict[str, str]
     log: str
+    owns_cluster: bool = True
+    protocol: int = 1  # of daemons that did not record it
 
     @property
     def ready(self) -> bool:
@@ -224,8 +230,10 @@ def check_versions(record: DaemonRecord) -> None:
     """Compare this process with the daemon.
 
     Raises:
+        ProtocolMismatch: They are of releases that do not understand each other.
         DaemonUnavailable: Python or Ray differ, or the token cannot be read.
     """
+    check_protocol(PROTOCOL_VERSION, record.protocol)
     for what, ours, theirs in (
         ("Python", python_version(), record.python),
         ("Ray", ray_version(), record.ray),

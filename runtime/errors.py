@@ -69,13 +69,22 @@ class Overloaded(SpeechError):
 
     Attributes:
         retry_after_s: When it is sensible to ask again, in seconds.
+        waited_s: Seconds spent in the queue.
         replica: The replica that refused; empty where Serve did before asking one.
     """
 
-    def __init__(self, message: str, retry_after_s: float = 1.0, replica: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after_s: float = 1.0,
+        *,
+        waited_s: float = 0.0,
+        replica: str = "",
+    ) -> None:
         """Keep the message, when to come back, and who refused."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.waited_s = waited_s
         self.replica = replica
 
 

@@ -153,14 +153,14 @@ class Census:
     resident_bytes: int | None
 
 
-def check_protocol(version: int) -> None:
-    """Compare a caller's protocol with this one.
+def check_protocol(client: int, daemon: int = PROTOCOL_VERSION) -> None:
+    """Compare a client's protocol with the daemon's.
 
     Raises:
         ProtocolMismatch: They differ; client and daemon are of different releases.
     """
-    if version != PROTOCOL_VERSION:
+    if client != daemon:
         raise ProtocolMismatch(
-            f"The client speaks protocol {version}, the daemon {PROTOCOL_VERSION}: install the "
-            "same release of speech-runtime on both sides."
+            f"The client speaks protocol {client}, the daemon {daemon}: install the same release "
+            "of speech-runtime on both sides."
         )

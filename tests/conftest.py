@@ -59,28 +59,51 @@ def run() -> Iterator[Run[Any]]:
     loop.close()
 
 
+def scripted_application(name: str, deployments: list[dict[str, Any]], **options: Any) -> Any:
+    """An application of scripted engines; ``options`` are theirs."""
+    recognizer = {"engine": "scripted_engines:ScriptedRecognizer", "options": options}
+    synthesizer = {"engine": "scripted_engines:ScriptedSynthesizer", "options": options}
+    return {
+        "name": name,
+        "route_prefix": None,
+        "import_path": "deployments.app:build_app",
+        "args": {"asr": {"live": recognizer, "file": recognizer}, "tts": synthesizer},
+        "deployments": deployments,
+    }
+
+
+SCRIPTED = scripted_application(
+    "scripted",
+    [
+        {"name": "TTS", "user_config": {"lead_s": 5, "stall_timeout_s": 5, "max_waiting": 0}},
+        {"name": "ASR", "user_config": {"idle_timeout_s": 2, "max_waiting": 0}},
+    ],
+)
+
+
+def pair(replicas: int) -> Any:
+    """An application whose replicas come and go, with slots for many."""
+    user_config = {"max_waiting": 2, "max_wait_s": 1.0}
+    options = {"num_replicas": replicas, "user_config": user_config}
+    return scripted_application(
+        "pair", [{"name": "TTS", **options}, {"name": "ASR", **options}], slots=32
+    )
+
+
+def document_of(pair_replicas: int) -> dict[str, Any]:
+    """The Serve configuration of the daemon for tests."""
+    document: dict[str, Any] = yaml.safe_load(find_config("embedded").read_text())
+    document["applications"] += [SCRIPTED, pair(pair_replicas)]
+    return document
+
+
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Settings]:
-    """A daemon with the embedded engines, and with scripted ones as application ``scripted``."""
-    document = yaml.safe_load(find_config("embedded").read_text())
-    document["applications"].append(
-        {
-            "name": "scripted",
-            "route_prefix": None,
-            "import_path": "deployments.app:build_app",
-            "args": {
-                "asr": {
-                    "live": {"engine": "scripted_engines:ScriptedRecognizer"},
-                    "file": {"engine": "scripted_engines:ScriptedRecognizer"},
-                },
-                "tts": {"engine": "scripted_engines:ScriptedSynthesizer"},
-            },
-            "deployments": [
-                {"name": "TTS", "user_config": {"lead_s": 5, "stall_timeout_s": 5}},
-                {"name": "ASR", "user_config": {"idle_timeout_s": 2}},
-            ],
-        }
-    )
+    """A daemon with the embedded engines, and applications with scripted ones.
+
+    ``scripted`` has one replica each and few slots, ``pair`` two and many.
+    """
+    document = document_of(pair_replicas=2)
     # Replicas import the scripted engines by this path.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -109,11 +132,36 @@ def client(daemon: Settings, run: Run[Any]) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def scripted(client: Any, daemon: Settings, run: Run[Any]) -> Any:
+def scripted(client: Any, daemon: Settings, run: Run[Any]) -> Iterator[Any]:
     """A client of the scripted engines, in the same process and cluster."""
+    yield from _client_of("scripted", daemon, run)
+
+
+@pytest.fixture(scope="session")
+def pair_client(client: Any, daemon: Settings, run: Run[Any]) -> Iterator[Any]:
+    """A client of application ``pair``."""
+    yield from _client_of("pair", daemon, run)
+
+
+@pytest.fixture(scope="session")
+def scale(pair_client: Any) -> Callable[[int], None]:
+    """Give application ``pair`` another number of replicas, as `serve deploy` would."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    def deploy(replicas: int) -> None:
+        schema = ServeDeploySchema.model_validate(document_of(replicas))
+        _get_global_client().deploy_apps(schema, _blocking=False)
+
+    return deploy
+
+
+def _client_of(application: str, daemon: Settings, run: Run[Any]) -> Iterator[Any]:
     from runtime.client import SpeechClient
 
-    return run(SpeechClient.connect(settings=daemon, application="scripted"))
+    connected = run(SpeechClient.connect(settings=daemon, application=application))
+    yield connected
+    run(connected.aclose())
 
 
 @dataclass(frozen=True)

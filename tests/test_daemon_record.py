@@ -37,6 +37,7 @@ from runtime.daemon import (
 )
 from runtime.errors import DaemonRunning, DaemonUnavailable
 from runtime.settings import Settings
+from runtime.speech import PROTOCOL_VERSION
 
 
 @pytest.fixture
@@ -59,6 +60,7 @@ def record(settings: Settings) -> DaemonRecord:
         ray=ray_version(),
         environment=own_cluster_environment(settings),
         log="/tmp/speech/logs",
+        protocol=PROTOCOL_VERSION,
     )
 
 
@@ -216,12 +218,16 @@ import os, sys
 from types import SimpleNamespace
 from runtime.daemon import check_versions, python_version, ray_version
 from runtime.errors import DaemonUnavailable
+from runtime.speech import PROTOCOL_VERSION
 if os.getuid() == 0:  # nothing is out of root's reach: be nobody, as far as access() looks
     os.setgroups([])
     os.setresgid(65534, 0, 0)
     os.setresuid(65534, 0, 0)
 record = SimpleNamespace(
-    python=python_version(), ray=ray_version(), environment={"RAY_AUTH_TOKEN_PATH": sys.argv[1]}
+    python=python_version(),
+    ray=ray_version(),
+    environment={"RAY_AUTH_TOKEN_PATH": sys.argv[1]},
+    protocol=PROTOCOL_VERSION,
 )
 try:
     check_versions(record)
@@ -474,6 +480,10 @@ def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> Non
     bare.setenv("SPEECH_PORT", "7000")
     bare.setenv("SPEECH_CONNECT_TIMEOUT_S", "1.5")
     bare.setenv("SPEECH_START_TIMEOUT_S", "30")
+    bare.setenv("SPEECH_ANSWER_TIMEOUT_S", "20")
+    bare.setenv("SPEECH_TAKEOVER_TIMEOUT_S", "25")
+    bare.setenv("SPEECH_REPLAY_S", "90")
+    bare.setenv("SPEECH_DRAIN_TIMEOUT_S", "0")
     bare.setenv("SPEECH_STOP_TIMEOUT_S", "2")
     settings = Settings()
     assert settings.model_dump() == {
@@ -483,6 +493,10 @@ def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> Non
         "connect_timeout_s": 1.5,
         "start_timeout_s": 30.0,
         "stop_timeout_s": 2.0,
+        "answer_timeout_s": 20.0,
+        "takeover_timeout_s": 25.0,
+        "replay_s": 90.0,
+        "drain_timeout_s": 0.0,
     }
     assert settings.ray_dir == Path("/run/ray")
 

@@ -23,7 +23,14 @@ from runtime.errors import (
     UnsupportedOption,
 )
 from runtime.memory.process import resident_bytes
-from runtime.speech import FinalTranscript, PartialTranscript, RecognitionEvent
+from runtime.replica import Block
+from runtime.speech import (
+    PROTOCOL_VERSION,
+    FinalTranscript,
+    PartialTranscript,
+    RecognitionEvent,
+    RecognitionOptions,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -250,19 +257,28 @@ def test_pushing_after_the_end_is_a_typed_error(scripted, run) -> None:
         run(push_late())
 
 
-def test_a_block_pushed_twice_counts_once_and_a_gap_is_refused(scripted, run) -> None:
-    async def push() -> tuple[int, int, FinalTranscript]:
-        async with scripted.open_recognition(sample_rate=8_000) as session:
-            calls, block = session._calls, b"\0\0" * 800
-            once = await calls.call("push", session._id, 0, block)
-            twice = await calls.call("push", session._id, 0, block)
-            with pytest.raises(AudioFormatError, match="gap"):
-                await calls.call("push", session._id, 1_600, block)
-            return once, twice, await session.finalize()
+def test_blocks_that_come_again_out_of_order_or_after_a_gap_count_once(scripted, run) -> None:
+    async def push() -> tuple[list[int], list[RecognitionEvent]]:
+        calls, audio = scripted._calls["ASR"], b"\0\0" * 800
+        options = RecognitionOptions(sample_rate=8_000, partials=False)
+        stream = calls.stream("recognize", PROTOCOL_VERSION, "by-hand", options)
+        started = await anext(stream)
 
-    once, twice, final = run(push())
-    assert once == twice == 800
-    assert final.text == "800 samples"
+        async def received(block: Block) -> int:
+            (answer,) = await calls.call("push", (block,), replica=started.replica)
+            assert answer.error is None
+            return int(answer.received)
+
+        firsts = (0, 0, 1_600, 400, 1_200, 0)
+        counts = [await received(Block("by-hand", first, audio)) for first in firsts]
+        for _ in range(2):
+            await received(Block("by-hand", 2_000, b"", finalize=1))
+        await received(Block("by-hand", 2_000, b"", finish=True))
+        return counts, [event async for event in stream]
+
+    counts, events = run(push())
+    assert counts == [800, 800, 800, 1_200, 2_000, 2_000]
+    assert [(event.text, event.request) for event in events] == [("2000 samples", 1)]
 
 
 def test_a_session_left_idle_is_closed_and_told_why(scripted, run) -> None:

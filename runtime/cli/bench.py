@@ -1,4 +1,4 @@
-"""``speech bench tts | asr | turn | wer | idle``."""
+"""``speech bench tts | asr | turn | transport | wer | idle``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from runtime.bench import accuracy as accuracy_bench
 from runtime.bench import asr as asr_bench
 from runtime.bench import idle as idle_bench
+from runtime.bench import transport as transport_bench
 from runtime.bench import tts as tts_bench
 from runtime.bench import turn as turn_bench
 from runtime.bench.private import private_daemon
@@ -111,6 +112,20 @@ def turn(streams: str = _Streams, utterances: int = _Utterances, as_json: bool =
 
     with _settings(None) as settings:
         _print(asyncio.run(_connected(settings, run)), as_json)
+
+
+@app.command()
+def transport(
+    seconds: float = typer.Option(10.0, help="How long each row lasts."),
+    as_json: bool = _Json,
+) -> None:
+    """What handles and sessions cost with many streams, on engines that cost nothing."""
+    sessions = [(1, 1), (16, 1), (64, 1), (256, 4)]
+    with private_daemon(transport_bench.document()) as settings:
+        rows = asyncio.run(
+            transport_bench.sweep(settings, sessions, [1, 10, 40], seconds, _show(as_json))
+        )
+    _print(report("engines that cost nothing, two replicas each", 0.0, 0.0, rows), as_json)
 
 
 @app.command()

@@ -6,6 +6,7 @@ killed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -24,6 +25,8 @@ from typing import Any
 
 from runtime.config import (
     APPLICATION,
+    ASR_DEPLOYMENT,
+    TTS_DEPLOYMENT,
     SpeechAppArgs,
     check_keys,
     speech_applications,
@@ -46,10 +49,12 @@ from runtime.daemon import (
 from runtime.engines import make_recognizer, make_synthesizer
 from runtime.errors import ConfigError, DaemonUnavailable, SpeechError
 from runtime.settings import Settings
+from runtime.speech import PROTOCOL_VERSION
 
 _OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
 _MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
 _POLL_S = 0.1
+_DRAIN_CALL_S = 5.0  # a replica that does not answer is not waited for
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")  # Ray colours its tracebacks
 _KEPT_SESSIONS = 2  # logs of earlier runs that are not deleted
 
@@ -105,6 +110,8 @@ def running(
                 ray=ray_version(),
                 environment=environment,
                 log=str(settings.ray_dir / "session_latest" / "logs"),
+                owns_cluster=own,
+                protocol=PROTOCOL_VERSION,
             )
             write_record(settings, record)
             _deploy(schema, settings, started, on_progress)
@@ -113,7 +120,7 @@ def running(
             yield record
         finally:
             ours = [application.name for application in schema.applications]
-            _stop(None if own else ours)
+            _stop(ours, settings, cluster=own)
             remove_record(settings)
 
 
@@ -262,8 +269,8 @@ def _why(application: Any) -> str:
     return _COLOURS.sub("", "\n".join(message for message in messages if message))
 
 
-def _stop(applications: list[str] | None) -> None:
-    """Delete these applications; None stops Serve and the cluster."""
+def _stop(applications: list[str], settings: Settings, *, cluster: bool) -> None:
+    """Let utterances finish, then delete these applications, or stop Serve and the cluster."""
     import ray
 
     if not ray.is_initialized():
@@ -274,14 +281,39 @@ def _stop(applications: list[str] | None) -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(Exception):  # a cluster that is broken has to end all the same
+        asyncio.run(_drain(applications, settings.drain_timeout_s))
     # Ray reports on standard output that the controller, which was asked to end, has ended.
     with contextlib.redirect_stdout(io.StringIO()):
-        if applications is None:
+        if cluster:
             serve.shutdown()
         else:
             for name in applications:
                 serve.delete(name)
         ray.shutdown()
+
+
+async def _drain(applications: list[str], timeout_s: float) -> None:
+    """Begin nothing new, and return once all is said or ``timeout_s`` is over."""
+    from ray import serve
+
+    running = serve.status().applications
+    handles = [
+        serve.get_deployment_handle(deployment, name)
+        for name in applications
+        if name in running
+        for deployment in running[name].deployments
+        if deployment in (ASR_DEPLOYMENT, TTS_DEPLOYMENT)
+    ]
+    deadline = time.monotonic() + timeout_s
+    while True:
+        late = time.monotonic() >= deadline
+        async with asyncio.timeout(_DRAIN_CALL_S):
+            answers = [handle.broadcast("drain", late) for handle in handles]
+            left = [count for answer in answers for count in await answer.results_async()]
+        if late or not sum(left):
+            return
+        await asyncio.sleep(_POLL_S)
 
 
 def _forget_old_sessions(ray_dir: Path) -> None:

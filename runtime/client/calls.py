@@ -19,7 +19,9 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from runtime.client.connection import Attachment
 from runtime.client.pusher import Pusher
+from runtime.client.recovery import Patience
 from runtime.client.replicas import Replicas, replicas_of
 from runtime.errors import (
     DaemonUnavailable,
@@ -44,8 +46,9 @@ class DeploymentCalls:
         replicas: What is known of the deployment's replicas.
     """
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle, attachment: Attachment) -> None:
         """Wrap a handle; calls need a running event loop, always the same one."""
+        self._attachment = attachment
         self.replicas: Replicas = replicas_of(handle.app_name, handle.deployment_name)
         self._unary = handle.options(_by_reference=False)
         self._streaming = handle.options(_by_reference=False, stream=True)
@@ -63,6 +66,7 @@ class DeploymentCalls:
             ReplicaLost: The replica is gone, before or during the call.
             SpeechError: What the method raised, or what became of the call.
         """
+        self._check_alive()
         handle = self._unary if replica is None else self._at(replica)[0]
         response = getattr(handle, method).remote(*args)
         try:
@@ -77,12 +81,32 @@ class DeploymentCalls:
             raise translated from error
 
     def stream(self, method: str, *args: Any) -> CallStream:
-        """Start a streaming call, on any replica."""
+        """Start a streaming call, on any replica.
+
+        Raises:
+            DaemonUnavailable: The daemon is gone.
+        """
+        self._check_alive()
         return CallStream(getattr(self._streaming, method).remote(*args))
+
+    def patience(self, limit_s: float) -> Patience:
+        """For a call that looks for another replica for ``limit_s`` seconds at the most."""
+        return Patience(limit_s, self.replicas, self._check_alive)
+
+    def _check_alive(self) -> None:
+        if not self._attachment.alive:
+            raise DaemonUnavailable(
+                "The daemon is gone: its process has ended. Start it again with `speech up`, then "
+                "connect again."
+            )
 
     def pusher(self, replica: str) -> Pusher:
         """What all sessions on a replica push through."""
         return self._at(replica)[1]
+
+    def push_calls(self) -> dict[str, int]:
+        """How many calls have carried audio, by the replica they went to."""
+        return {replica: pusher.calls for replica, (_, pusher) in self._addressed.items()}
 
     def _at(self, replica: str) -> tuple[DeploymentHandle, Pusher]:
         if replica not in self._addressed:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from runtime.audio import AudioFile, check_sample_rate, float32_to_pcm16
-from runtime.client.connection import attach, claim_event_loop, deployments, detach
+from runtime.client.connection import Attachment, attach, claim_event_loop, deployments
 from runtime.client.recognition import RecognitionSession, as_pcm16
-from runtime.client.recovery import Patience
 from runtime.client.synthesis import SynthesisStream
 from runtime.config import APPLICATION, ASR_DEPLOYMENT, TTS_DEPLOYMENT
 from runtime.errors import AudioFormatError, DaemonUnavailable, Overloaded, ReplicaLost
@@ -44,12 +43,13 @@ class SpeechClient:
     """
 
     def __init__(
-        self, calls: dict[str, DeploymentCalls], settings: Settings, *, owns_connection: bool
+        self, calls: dict[str, DeploymentCalls], settings: Settings, attachment: Attachment
     ) -> None:
         """Used by ``connect``."""
         self._calls = calls
         self._settings = settings
-        self._owns_connection = owns_connection
+        self._attachment = attachment
+        self._closed = False
         self._streams: weakref.WeakSet[SynthesisStream | RecognitionSession] = weakref.WeakSet()
 
     @classmethod
@@ -74,17 +74,20 @@ class SpeechClient:
         """
         claim_event_loop()
         settings = settings or Settings()
-        attached_here = await attach(settings, address)
-        return cls(await deployments(application), settings, owns_connection=attached_here)
+        attachment = await attach(settings, address)
+        return cls(await deployments(application, attachment), settings, attachment)
 
     async def aclose(self) -> None:
-        """End all streams, and disconnect this process if ``connect`` connected it."""
+        """End all streams; the last client to close disconnects this process.
+
+        Unless the process was in the cluster before ``connect``.
+        """
         for stream in tuple(self._streams):
             await stream.aclose()
-        self._calls = {}
-        if self._owns_connection:
-            self._owns_connection = False
-            await detach()
+        if not self._closed:
+            self._closed = True
+            self._calls = {}
+            await self._attachment.detach()
 
     async def __aenter__(self) -> Self:
         return self
@@ -199,7 +202,7 @@ class SpeechClient:
 
     async def _persistently(self, calls: DeploymentCalls, method: str, *args: Any) -> Any:
         """Call any replica, and another one if it is lost; for calls that change nothing."""
-        patience = Patience(self._settings.takeover_timeout_s, calls.replicas)
+        patience = calls.patience(self._settings.takeover_timeout_s)
         while True:
             try:
                 return await calls.call(method, *args)
@@ -236,7 +239,13 @@ class SpeechClient:
             ) from None
         return info
 
+    def push_calls(self) -> dict[str, int]:
+        """How many calls have carried audio so far, by the replica they went to."""
+        return self._deployment(ASR_DEPLOYMENT).push_calls()
+
     def _deployment(self, name: str) -> DeploymentCalls:
+        if self._closed:
+            raise DaemonUnavailable("This client has been closed; connect another one.")
         if name not in self._calls:
             raise DaemonUnavailable(
                 f"The daemon runs no {name}; it has {', '.join(self._calls) or 'nothing'}."

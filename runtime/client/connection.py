@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 import threading
@@ -30,6 +31,9 @@ from runtime.settings import Settings
 if TYPE_CHECKING:
     from runtime.client.calls import DeploymentCalls
 
+_LEAVING_S = 5.0
+_GRACE_S = 5.0
+
 _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
 
@@ -49,28 +53,119 @@ def claim_event_loop() -> None:
     _loop = weakref.ref(running)
 
 
-async def attach(settings: Settings, address: str | None) -> bool:
-    """Make this process a driver of the daemon's cluster, unless it is in it already.
+class Attachment:
+    """This process as a driver of a cluster.
 
-    Returns:
-        True if this call connected the process.
+    Attributes:
+        alive: False once the daemon that the cluster lives and dies with has ended. Stays
+            True where that is not known: a cluster that was joined, or on other hosts.
+    """
+
+    def __init__(self, *, ours: bool) -> None:
+        """``ours`` if ``attach`` connected it, and not a replica or a driver of another's."""
+        self.alive = True
+        self._ours = ours
+        self._clients = 0
+        self._end: asyncio.TimerHandle | None = None
+        self._daemon: int | None = None  # file descriptor of its process
+        self._left: asyncio.Future[None] | None = None
+
+    def joined(self) -> Attachment:
+        """One client more; each has to ``detach``."""
+        self._clients += 1
+        return self
+
+    def watch(self, daemon: int) -> None:
+        """Notice the end of a process of this host, without asking again and again."""
+        try:
+            self._daemon = os.pidfd_open(daemon)
+        except OSError:
+            return  # a system without, or it has ended: calls will tell
+        asyncio.get_running_loop().add_reader(self._daemon, self._ended)
+
+    def _ended(self) -> None:
+        self.alive = False
+        self._unwatch()
+        replicas.none_serves()
+        # Ray ends a driver whose cluster has been gone for a minute. Leave before that, and
+        # after calls under way have found out.
+        self._end = asyncio.get_running_loop().call_later(_GRACE_S, self._begin_to_leave)
+
+    def _unwatch(self) -> None:
+        if self._daemon is not None:
+            asyncio.get_running_loop().remove_reader(self._daemon)
+            os.close(self._daemon)
+            self._daemon = None
+
+    async def detach(self) -> None:
+        """One client less; the last leaves the cluster, if ``attach`` joined it."""
+        self._clients -= 1
+        if self._clients == 0:
+            await self.leave()
+
+    async def leave(self) -> None:
+        """Leave the cluster, if ``attach`` joined it.
+
+        Ray takes half a minute to leave one that is gone; it goes on doing so by itself.
+        """
+        if not self._ours:
+            return
+        self._unwatch()
+        if self._end is not None:
+            self._end.cancel()
+        await asyncio.wait({self._begin_to_leave()}, timeout=_LEAVING_S)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be called here any more."""
+        return self._left is not None or not self.alive
+
+    def _begin_to_leave(self) -> asyncio.Future[None]:
+        if self._left is None:
+            replicas.forget_all()
+            self._left = _in_daemon_thread(_leave)
+            self._left.add_done_callback(self._has_left)
+        return self._left
+
+    def _has_left(self, left: asyncio.Future[None]) -> None:
+        global _attachment
+        left.exception()  # whatever it was, there is no way back
+        if _attachment is self:
+            _attachment = None
+
+
+_attachment: Attachment | None = None
+
+
+async def attach(settings: Settings, address: str | None) -> Attachment:
+    """Make this process a driver of the daemon's cluster, unless it is in it already.
 
     Raises:
         DaemonUnavailable: Not within ``settings.connect_timeout_s``; the message has the mend.
     """
+    global _attachment
+    if _attachment is not None and _attachment.ended:
+        await _attachment.leave()
+        if _attachment is not None:
+            raise DaemonUnavailable(
+                "This process is still leaving the cluster of a daemon that has ended, which takes "
+                "Ray half a minute. Connect again later."
+            )
     if is_attached():
         # Inside a replica or a driver that has connected: what matters is that handles
         # here talk the way the daemon's do.
         adopt_environment(
             {key: value for key, value in SHARED_ENVIRONMENT.items() if "SERVE" in key}
         )
-        return False
+        return (_attachment or Attachment(ours=False)).joined()
     deadline = time.monotonic() + settings.connect_timeout_s
+    daemon = None
     if address is None:
         record = running_daemon(settings)
         check_versions(record)
         _check_ready(record)
         address, environment = record.address, record.environment
+        daemon = record.pid if record.owns_cluster else None
     else:
         environment = joined_cluster_environment()
     adopt_environment(environment)
@@ -87,18 +182,13 @@ async def attach(settings: Settings, address: str | None) -> bool:
             f"{settings.connect_timeout_s:g} s. Is there a raylet of that cluster on this host, "
             "and is the token the daemon's? See `speech doctor`."
         ) from None
-    return True
+    _attachment = Attachment(ours=True)
+    if daemon is not None:
+        _attachment.watch(daemon)
+    return _attachment.joined()
 
 
-async def detach() -> None:
-    """Leave the cluster."""
-    import ray
-
-    await asyncio.to_thread(ray.shutdown)
-    replicas.forget_all()
-
-
-async def _in_daemon_thread(work: Callable[..., None], *args: Any) -> None:
+def _in_daemon_thread(work: Callable[..., None], *args: Any) -> asyncio.Future[None]:
     """Like ``asyncio.to_thread``, but a thread that hangs does not keep the program from ending."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -120,8 +210,16 @@ async def _in_daemon_thread(work: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(settle, failure)
 
-    threading.Thread(target=run, name="speech-connect", daemon=True).start()
-    await done
+    threading.Thread(target=run, name="speech-connection", daemon=True).start()
+    return done
+
+
+def _leave() -> None:
+    import ray
+    from ray.serve.context import _set_global_client
+
+    ray.shutdown()
+    _set_global_client(None)  # Serve would ask the controller of the cluster that we left
 
 
 def is_attached() -> bool:
@@ -184,8 +282,12 @@ def _check_ready(record: DaemonRecord) -> None:
         )
 
 
-async def deployments(application: str) -> dict[str, DeploymentCalls]:
+async def deployments(application: str, attachment: Attachment) -> dict[str, DeploymentCalls]:
     """Calls to the deployments of a speech application, by name.
+
+    Args:
+        application: Its name.
+        attachment: This process in the cluster.
 
     Raises:
         DaemonUnavailable: The cluster runs no speech application.
@@ -208,4 +310,7 @@ async def deployments(application: str) -> dict[str, DeploymentCalls]:
             f"The cluster runs no application {application!r}; deploy it: `speech up --address`."
         )
     names = [name for name in (ASR_DEPLOYMENT, TTS_DEPLOYMENT) if name in running.deployments]
-    return {name: DeploymentCalls(serve.get_deployment_handle(name, application)) for name in names}
+    return {
+        name: DeploymentCalls(serve.get_deployment_handle(name, application), attachment)
+        for name in names
+    }

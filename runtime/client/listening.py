@@ -14,9 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runtime.client.recovery import Patience
 from runtime.client.replay import ReplayBuffer, Stretch
-from runtime.errors import Overloaded, ReplicaLost, SessionClosed, SpeechError
+from runtime.errors import Overloaded, ReplicaLost, SessionClosed
 from runtime.replica import Acknowledgement, Block, RecognitionStarted
 from runtime.settings import Settings
 from runtime.speech import (
@@ -66,7 +65,7 @@ class Listening:
         self._calls = calls
         self._options = options
         self._answer_timeout_s = settings.answer_timeout_s
-        self._patience = Patience(settings.takeover_timeout_s, calls.replicas)
+        self._patience = calls.patience(settings.takeover_timeout_s)
         self._on_event: Callable[[RecognitionEvent], None] = lambda _: None
         self._on_change: Callable[[], None] = lambda: None
         self._requests = 0
@@ -139,8 +138,8 @@ class Listening:
 
     async def _open(self) -> _Link:
         """Open the session on any replica, for as long as there is patience."""
+        resumed = self.started is not None
         while True:
-            resumed = self.started is not None
             stream = self._calls.stream(
                 "recognize", PROTOCOL_VERSION, self.id, self._options, resumed
             )
@@ -190,8 +189,10 @@ class Listening:
             async for event in link.stream:
                 placed = link.place(event)
                 self._note(placed, link)
-        except ReplicaLost:
+        except ReplicaLost as error:
             self._calls.replicas.lost(link.replica)
+            link.close()
+            await self._patience.wait(error, begun=True)
             return False
         except SessionClosed:  # the engine's stream ended under a push that was too late
             return False
@@ -310,9 +311,10 @@ class _Link:
 
     # --- PushSource ----------------------------------------------------------
 
-    def next_block(self) -> Block | None:
+    def next_block(self, most: int) -> Block | None:
         """See ``PushSource``."""
-        stretch = None if self._closed else self._following(round(_BLOCK_S * self._rate))
+        samples = min(round(_BLOCK_S * self._rate), most // 2)
+        stretch = None if self._closed else self._following(samples)
         if stretch is None:
             return None
         request, finalize = stretch.request, 0
@@ -339,7 +341,7 @@ class _Link:
             self.wake()
         self._owner.link_acknowledged(self._position)
 
-    def push_failed(self, error: SpeechError) -> None:
+    def push_failed(self, error: Exception) -> None:
         """See ``PushSource``."""
         if self._closed:
             return

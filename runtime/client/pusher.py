@@ -11,7 +11,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from runtime.errors import SpeechError
 from runtime.replica import Acknowledgement, Block
 
 if TYPE_CHECKING:
@@ -27,15 +26,15 @@ _MAX_CALL_BYTES = 2 << 20  # a handle call carries at most 4 MiB
 class PushSource(Protocol):
     """A session with something to push."""
 
-    def next_block(self) -> Block | None:
-        """What to push next; None if there is nothing."""
+    def next_block(self, most: int) -> Block | None:
+        """What to push next, of at most ``most`` bytes; None if there is nothing."""
         ...
 
     def acknowledged(self, block: Block, answer: Acknowledgement) -> None:
         """The replica has answered."""
         ...
 
-    def push_failed(self, error: SpeechError) -> None:
+    def push_failed(self, error: Exception) -> None:
         """The call that carried the block has failed."""
         ...
 
@@ -77,6 +76,7 @@ class Pusher:
                 await self._tick()
                 await self._push()
         finally:
+            self._urgent.clear()
             self._task = None
 
     async def _tick(self) -> None:
@@ -93,10 +93,10 @@ class Pusher:
         sources: list[PushSource] = []
         blocks: list[Block] = []
         size = 0
-        while self._waiting and size < _MAX_CALL_BYTES:
+        while self._waiting and size < _MAX_CALL_BYTES - 1:
             source = next(iter(self._waiting))
             del self._waiting[source]
-            block = source.next_block()
+            block = source.next_block(_MAX_CALL_BYTES - size)
             if block is not None:
                 sources.append(source)
                 blocks.append(block)
@@ -107,7 +107,7 @@ class Pusher:
         self.calls += 1
         try:
             answers = await self._calls.call("push", tuple(blocks), replica=self._replica)
-        except SpeechError as error:
+        except Exception as error:
             for source in sources:
                 source.push_failed(error)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from runtime.client.replicas import Replicas
 from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost
@@ -15,12 +16,19 @@ _LONGEST_PAUSE_S = 0.5
 class Patience:
     """Counts from the first trouble on, and starts over once there is an answer."""
 
-    def __init__(self, limit_s: float, replicas: Replicas) -> None:
-        """``limit_s`` seconds without an answer are the end."""
+    def __init__(
+        self,
+        limit_s: float,
+        replicas: Replicas,
+        check_alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``limit_s`` seconds without an answer are the end, or what ``check_alive`` raises."""
+        self._check_alive = check_alive
         self._limit_s = limit_s
         self._replicas = replicas
         self._deadline: float | None = None
         self._pause_s = 0.0
+        self._refused: set[str] = set()
 
     @property
     def left_s(self) -> float:
@@ -29,10 +37,16 @@ class Patience:
             return self._limit_s
         return max(0.0, self._deadline - time.monotonic())
 
+    def begin(self) -> None:
+        """There is trouble: the time runs from now on, if it does not already."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._limit_s
+
     def answered(self) -> None:
         """All is well again."""
         self._deadline = None
         self._pause_s = 0.0
+        self._refused.clear()
 
     async def wait(self, error: Overloaded | ReplicaLost, *, begun: bool) -> None:
         """Wait for as long as it makes sense before asking again.
@@ -45,23 +59,18 @@ class Patience:
 
         Raises:
             Overloaded: ``error``, where the time is over, or where a call that has not
-                begun has met it on every replica.
+                begun was refused by every replica or has waited in a queue in vain.
             DaemonUnavailable: The time is over.
         """
         if isinstance(error, Overloaded):
             self._replicas.refused(error)
-            if not begun and not (error.replica and self._replicas.any_free()):
+            self._refused.add(error.replica)
+            everybody = "" in self._refused or self._replicas.serving <= self._refused
+            if not begun and (everybody or error.waited_s):
                 raise error
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._limit_s
-        if self.left_s == 0:
-            if isinstance(error, Overloaded):
-                raise error
-            raise DaemonUnavailable(
-                f"No replica answered for {self._limit_s:g} s; see `speech status`. The last "
-                f"one: {error}"
-            ) from error
-        if self._pause_s:
+        self.begin()
+        self._check_alive()
+        if self._pause_s and self.left_s:
             changed = asyncio.Event()
             unsubscribe = self._replicas.subscribe(changed.set)
             try:
@@ -71,4 +80,12 @@ class Patience:
                 pass
             finally:
                 unsubscribe()
+            self._check_alive()
+        if self.left_s == 0:
+            if isinstance(error, Overloaded):
+                raise error
+            raise DaemonUnavailable(
+                f"No replica answered for {self._limit_s:g} s; see `speech status`. The last "
+                f"one: {error}"
+            ) from error
         self._pause_s = min(max(_FIRST_PAUSE_S, 2 * self._pause_s), _LONGEST_PAUSE_S)

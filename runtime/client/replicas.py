@@ -71,11 +71,6 @@ class Replicas:
         alive = everyone - self._lost.keys()
         return alive - self._full.keys() or alive or everyone
 
-    def any_free(self) -> bool:
-        """Whether there are replicas that have not refused a call just now."""
-        self._forget()
-        return bool(self.serving - self._full.keys())
-
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` when replicas come or go; returns what ends that."""
         self._listeners.add(listener)
@@ -94,6 +89,12 @@ _deployments: dict[tuple[str, str], Replicas] = {}
 def replicas_of(application: str, deployment: str) -> Replicas:
     """What this process knows of a deployment; one object for all its handles."""
     return _deployments.setdefault((application, deployment), Replicas())
+
+
+def none_serves() -> None:
+    """The cluster is gone."""
+    for replicas in _deployments.values():
+        replicas.update(())
 
 
 def forget_all() -> None:

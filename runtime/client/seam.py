@@ -18,15 +18,17 @@ class Splice:
     the step between them is faded out over 5 ms.
     """
 
-    def __init__(self, starts_at: int, delivered: int, last: int) -> None:
+    def __init__(self, starts_at: int, delivered: int, last: int | None) -> None:
         """Say where the second rendition belongs.
 
         Args:
             starts_at: Index within the utterance of its first sample.
             delivered: Samples of the utterance that were delivered; those are left out.
-            last: The last of them, as PCM16.
+            last: The last of them, as PCM16; None where the pieces of text before the seam
+                and behind it differ, and nothing has to be made to fit.
         """
         self._starts_at = starts_at
+        self._piece: int | None = None
         self._delivered = delivered
         self._last = last
         self._before = 0  # this rendition's sample before the next
@@ -36,6 +38,11 @@ class Splice:
     def place(self, chunk: AudioChunk) -> AudioChunk | None:
         """The part of a chunk that is new, in its place; None if there is none."""
         first = self._starts_at + chunk.first_sample
+        self._piece = chunk.piece if self._piece is None else self._piece
+        if first < self._delivered and (chunk.end or chunk.piece != self._piece):
+            # This rendition of the piece is shorter than what was delivered of the other.
+            self._starts_at += self._delivered - first
+            first = self._delivered
         known = min(max(0, self._delivered - first), chunk.samples)
         samples = np.frombuffer(chunk.pcm, dtype="<i2")
         if known:
@@ -48,7 +55,7 @@ class Splice:
     def _faded_in(self, samples: np.ndarray, rate: int) -> bytes:
         if self._faded is None:
             self._faded = 0
-            self._step = float(self._last - self._before)
+            self._step = 0.0 if self._last is None else float(self._last - self._before)
         length = round(_FADE_S * rate)
         if self._step == 0 or self._faded >= length:
             return samples.tobytes()

@@ -8,7 +8,6 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from runtime.client.recovery import Patience
 from runtime.client.seam import Splice
 from runtime.errors import Overloaded, ReplicaLost, SpeechError
 from runtime.replica import SynthesisStarted
@@ -46,7 +45,7 @@ class SynthesisStream:
         self._calls = calls
         self._request = request
         self._answer_timeout_s = settings.answer_timeout_s
-        self._patience = Patience(settings.takeover_timeout_s, calls.replicas)
+        self._patience = calls.patience(settings.takeover_timeout_s)
         self._stream: CallStream | None = None
         self._closed = False
         self._splice: Splice | None = None
@@ -103,9 +102,13 @@ class SynthesisStream:
         """What is left to say, from the start of the piece that was under way."""
         assert self.started is not None
         repeats = self.started.seed is not None
-        piece = self._piece + 1 if self._piece_over else self._piece
-        starts_at = self._piece_start if repeats and not self._piece_over else self._read
-        self._splice = Splice(starts_at, self._read, self._last)
+        if self._piece_over:
+            self._splice = Splice(self._read, self._read, None)
+            piece = self._piece + 1
+        else:
+            starts_at = self._piece_start if repeats else self._read
+            self._splice = Splice(starts_at, self._read, self._last)
+            piece = self._piece
         return replace(self._request, first_piece=piece, seed=self.started.seed)
 
     async def _recover(self, error: Overloaded | ReplicaLost) -> None:

@@ -32,12 +32,11 @@ RATE = 8_000
 class ScriptedSynthesizer:
     """10 ms of audio for each character: the samples count up, so that none can hide.
 
-    A sentence with the word "explode" fails; one with "forever" never ends. ``step_s`` is
-    how long each sentence takes, at the least.
+    A sentence with the word "explode" fails; one with "forever" never ends; each with
+    "slowly" takes 50 ms.
     """
 
-    def __init__(self, *, slots: int = 8, step_s: float = 0.0) -> None:
-        self._step_s = step_s
+    def __init__(self, *, slots: int = 8) -> None:
         self.capabilities = SynthesizerCapabilities(
             voices=(Voice("ada", ("en", "de")), Voice("bo", ("zh",))),
             sample_rate=RATE,
@@ -52,15 +51,16 @@ class ScriptedSynthesizer:
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         position = 0
         plan = plan_chunks(request.text, request.language or "en")
-        for piece in islice(plan, request.first_piece, None):
+        said = sum(80 * len(piece.text) for piece in islice(plan, request.first_piece))
+        for piece in plan:
             if "explode" in piece.text:
                 raise RuntimeError("the scripted model exploded")
             while True:
-                ramp = np.arange(position, position + 80 * len(piece.text), dtype=np.int64)
+                ramp = said + position + np.arange(80 * len(piece.text), dtype=np.int64)
                 pcm = (ramp % 30_000).astype("<i2").tobytes()
                 yield AudioChunk(pcm, RATE, position, piece.index)
                 position += len(ramp)
-                await asyncio.sleep(self._step_s)
+                await asyncio.sleep(0.05 if "slowly" in piece.text else 0)
                 if "forever" not in piece.text:
                     break
         yield AudioChunk(b"", RATE, position, end=True)

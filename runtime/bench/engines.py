@@ -1,0 +1,138 @@
+"""Engines that cost nothing, so that what is measured is everything around an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncGenerator
+from itertools import count
+
+from runtime.errors import Overloaded
+from runtime.speech import (
+    AudioChunk,
+    FinalTranscript,
+    LoadReport,
+    PartialTranscript,
+    RecognitionEvent,
+    RecognitionOptions,
+    RecognizerCapabilities,
+    Samples,
+    SynthesisRequest,
+    SynthesizerCapabilities,
+    Transcript,
+    Voice,
+)
+
+SAMPLE_RATE = 16_000
+CHUNK_S = 0.020
+_CHUNK_BYTES = 2 * int(CHUNK_S * SAMPLE_RATE)
+_CHUNKS_A_CHARACTER = 3  # 60 ms of audio, about the pace of speech
+_STAMP = struct.Struct("<d")
+
+
+class PacedSynthesizer:
+    """Chunks of 20 ms at the pace at which they play; each begins with the time it left.
+
+    Chunks are due on a clock of their own, so that a late one does not delay the rest.
+    """
+
+    def __init__(self, *, slots: int = 256) -> None:
+        """Choose how many utterances may be under way."""
+        self.capabilities = SynthesizerCapabilities(
+            (Voice("metronome", ("en",)),), SAMPLE_RATE, streaming=True, seed=True, slots=slots
+        )
+
+    async def load(self) -> LoadReport:
+        """There is nothing to load."""
+        return LoadReport(0.0, 0.0)
+
+    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Tick; see ``Synthesizer.synthesize``."""
+        chunks = _CHUNKS_A_CHARACTER * len(request.text)
+        started = time.monotonic()
+        for number in range(chunks):
+            pause = started + number * CHUNK_S - time.monotonic()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            pcm = _STAMP.pack(time.monotonic()).ljust(_CHUNK_BYTES, b"\0")
+            first = number * _CHUNK_BYTES // 2
+            yield AudioChunk(pcm, SAMPLE_RATE, first, piece_end=number == chunks - 1)
+        yield AudioChunk(b"", SAMPLE_RATE, chunks * _CHUNK_BYTES // 2, end=True)
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+
+def left_at(chunk: AudioChunk) -> float:
+    """When a chunk of ``PacedSynthesizer`` left it, as ``time.monotonic`` on its host."""
+    (stamp,) = _STAMP.unpack_from(chunk.pcm)
+    return float(stamp)
+
+
+class CountingRecognizer:
+    """Hears how many samples there were; a partial each second of audio."""
+
+    def __init__(self, *, slots: int = 256) -> None:
+        """Choose how many streams may be open."""
+        self.capabilities = RecognizerCapabilities(
+            ("en",), SAMPLE_RATE, streaming=True, words=False, slots=slots
+        )
+        self._open: set[_CountingStream] = set()
+
+    async def load(self) -> LoadReport:
+        """There is nothing to load."""
+        return LoadReport(0.0, 0.0)
+
+    def open(self, options: RecognitionOptions) -> _CountingStream:
+        """Take a slot; see ``Recognizer.open``."""
+        if len(self._open) >= self.capabilities.slots:
+            raise Overloaded(f"All {self.capabilities.slots} slots are taken.")
+        stream = _CountingStream(self._open)
+        self._open.add(stream)
+        return stream
+
+    async def transcribe(self, samples: Samples, options: RecognitionOptions) -> Transcript:
+        """Count a recording; see ``Recognizer.transcribe``."""
+        seconds = len(samples) / SAMPLE_RATE
+        return Transcript.of([FinalTranscript(f"{len(samples)}", 0, 0.0, seconds)], seconds)
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+
+class _CountingStream:
+    def __init__(self, siblings: set[_CountingStream]) -> None:
+        self._siblings = siblings
+        self._events: asyncio.Queue[RecognitionEvent | None] = asyncio.Queue()
+        self._heard = self._settled = self._utterance = 0
+        self._requests = count(1)
+
+    async def push(self, samples: Samples) -> None:
+        before, self._heard = self._heard, self._heard + len(samples)
+        if before // SAMPLE_RATE != self._heard // SAMPLE_RATE:
+            text = f"{self._heard - self._settled}"
+            times = self._settled / SAMPLE_RATE, self._heard / SAMPLE_RATE
+            self._events.put_nowait(PartialTranscript(text, self._utterance, *times))
+
+    async def finalize(self) -> int:
+        request = next(self._requests)
+        text = f"{self._heard - self._settled}"
+        start_s, end_s = self._settled / SAMPLE_RATE, self._heard / SAMPLE_RATE
+        self._events.put_nowait(
+            FinalTranscript(text, self._utterance, start_s, end_s, (), request, end_s)
+        )
+        self._settled = self._heard
+        self._utterance += 1
+        return request
+
+    async def finish(self) -> None:
+        self._events.put_nowait(None)
+
+    async def events(self) -> AsyncGenerator[RecognitionEvent, None]:
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    async def close(self) -> None:
+        self._siblings.discard(self)
+        self._events.put_nowait(None)

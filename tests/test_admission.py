@@ -1,0 +1,326 @@
+"""Slots and the queue before them: who begins, in which order, and that no slot is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.admission import Admission, Limits
+from runtime.errors import DaemonUnavailable, Overloaded
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Caller:
+    """A call that keeps its slot until it is told to leave."""
+
+    def __init__(self, admission: Admission, *, ahead: bool = False) -> None:
+        self.holds = False
+        self.waited_s = math.nan
+        self.leave = asyncio.Event()
+        self.task = asyncio.create_task(self._call(admission, ahead))
+
+    async def _call(self, admission: Admission, ahead: bool) -> None:
+        async with admission.slot(ahead=ahead) as self.waited_s:
+            self.holds = True
+            try:
+                await self.leave.wait()
+            finally:
+                self.holds = False
+
+
+def make(
+    slots: int = 1, waiting: int = 10, wait_s: float = 60.0, clock: Clock | None = None
+) -> Admission:
+    return Admission(slots, "test", Limits(waiting, wait_s), clock or Clock())
+
+
+async def turns_of_the_loop() -> None:
+    """Let everything that can run do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def come(admission: Admission, *, ahead: bool = False) -> Caller:
+    """A new call, which holds a slot, waits or was refused by now."""
+    caller = Caller(admission, ahead=ahead)
+    await turns_of_the_loop()
+    return caller
+
+
+async def leave(*callers: Caller) -> None:
+    for caller in callers:
+        caller.leave.set()
+        await turns_of_the_loop()
+
+
+# --- slots and the queue -----------------------------------------------------
+
+
+def test_those_that_wait_begin_in_the_order_in_which_they_came() -> None:
+    async def main() -> None:
+        clock = Clock()
+        admission = make(slots=2, clock=clock)
+        callers = [await come(admission) for _ in range(4)]
+        assert (admission.taken, admission.waiting) == (2, 2)
+        for index, caller in enumerate(callers):
+            assert [c.holds for c in callers[index:]] == [True, True, False, False][: 4 - index]
+            clock.now += 2.5
+            await leave(caller)
+        assert [caller.waited_s for caller in callers] == [0.0, 0.0, 2.5, 5.0]
+        assert (admission.taken, admission.waiting) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_who_lost_a_replica_goes_ahead_of_those_that_have_not_begun() -> None:
+    async def main() -> None:
+        admission = make(waiting=1)
+        first, second = await come(admission), await come(admission)
+        moved = await come(admission, ahead=True)
+        assert admission.waiting == 2, "the length of the queue does not count for it"
+        await leave(first)
+        assert (moved.holds, second.holds) == (True, False)
+        await leave(moved)
+        assert second.holds
+        await leave(second)
+
+    asyncio.run(main())
+
+
+def test_who_comes_to_a_full_queue_is_refused_at_once() -> None:
+    async def main() -> None:
+        admission = make(slots=2, waiting=1)
+        callers = [await come(admission) for _ in range(3)]
+        with pytest.raises(Overloaded, match="All 2 test slots are taken and 1 wait"):
+            await (await come(admission)).task
+        admission.limits = Limits(2, 60.0)  # holds for those that come from now on
+        callers.append(await come(admission))
+        assert admission.waiting == 2
+        await leave(*callers)
+        assert admission.taken == 0
+
+    asyncio.run(main())
+
+
+def test_a_slot_is_free_again_when_its_call_fails() -> None:
+    async def main() -> None:
+        admission = make()
+        with pytest.raises(ZeroDivisionError):
+            async with admission.slot():
+                raise ZeroDivisionError
+        assert admission.taken == 0
+
+    asyncio.run(main())
+
+
+# --- waiting that ends otherwise ---------------------------------------------
+
+
+def test_a_call_that_waited_too_long_is_told_when_to_come_back() -> None:
+    async def main() -> None:
+        admission = make(wait_s=0.001)
+        async with admission.slot():
+            with pytest.raises(Overloaded, match=r"within 0\.001 s") as caught:
+                async with admission.slot():
+                    pytest.fail("there was no slot")
+            assert caught.value.retry_after_s == admission.retry_after_s
+            assert admission.waiting == 0
+        assert admission.taken == 0
+
+    asyncio.run(main())
+
+
+def test_a_call_cancelled_in_the_queue_leaves_its_place_to_the_next() -> None:
+    async def main() -> None:
+        admission = make()
+        first, second, third = [await come(admission) for _ in range(3)]
+        second.task.cancel()
+        await turns_of_the_loop()
+        assert second.task.cancelled()
+        assert admission.waiting == 1
+        await leave(first)
+        assert third.holds
+        await leave(third)
+        assert admission.taken == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+def test_a_slot_that_comes_in_the_moment_of_cancellation_is_passed_on(
+    cancelled_first: bool,
+) -> None:
+    async def main() -> None:
+        admission = make()
+        held = admission.slot()
+        await held.__aenter__()
+        second, third = await come(admission), await come(admission)
+        if cancelled_first:
+            second.task.cancel()
+        await held.__aexit__(None, None, None)  # returns before anybody else runs
+        if not cancelled_first:
+            second.task.cancel()
+        await turns_of_the_loop()
+        assert second.task.cancelled()
+        assert (third.holds, admission.taken) == (True, 1)
+        await leave(third)
+        assert admission.taken == 0
+
+    asyncio.run(main())
+
+
+def test_a_slot_that_comes_in_the_moment_of_the_timeout_is_passed_on() -> None:
+    async def main() -> None:
+        admission = make()
+        held = admission.slot()
+        await held.__aenter__()
+        third = await come(admission)
+
+        async def free() -> int:
+            await held.__aexit__(None, None, None)
+            return admission.waiting
+
+        admission.limits = Limits(10, 0.0)
+        second = Caller(admission, ahead=True)  # its time is over in the next turn of the loop
+        freed = asyncio.create_task(free())  # in the same turn, right behind the second
+        assert await freed == 1, "the slot went to the second"
+        with pytest.raises(Overloaded):
+            await second.task
+        await turns_of_the_loop()
+        assert third.holds
+        await leave(third)
+        assert admission.taken == 0
+
+    asyncio.run(main())
+
+
+def test_closing_turns_away_all_that_have_not_begun() -> None:
+    async def main() -> None:
+        admission = make()
+        first, second, third = [await come(admission) for _ in range(3)]
+        third.task.cancel()
+        admission.close(DaemonUnavailable("stopping"))
+        await turns_of_the_loop()
+        assert third.task.cancelled()
+        for caller in (second, await come(admission), await come(admission, ahead=True)):
+            with pytest.raises(DaemonUnavailable, match="stopping"):
+                await caller.task
+        assert first.holds, "what runs goes on"
+        await leave(first)
+        assert (admission.taken, admission.waiting) == (0, 0)
+
+    asyncio.run(main())
+
+
+# --- when to come back -------------------------------------------------------
+
+
+async def use(admission: Admission, clock: Clock, seconds: float, times: int = 20) -> None:
+    """One call after the other, each as long as this."""
+    for _ in range(times):
+        async with admission.slot():
+            clock.now += seconds
+
+
+@pytest.mark.parametrize(("queue", "retry_after_s"), [(0, 2.0), (1, 4.0), (3, 8.0)])
+def test_each_in_the_queue_adds_the_time_between_two_freed_slots(
+    queue: int, retry_after_s: float
+) -> None:
+    async def main() -> None:
+        clock = Clock()
+        admission = make(clock=clock)
+        await use(admission, clock, 2.0)
+        callers = [await come(admission) for _ in range(1 + queue)]
+        assert admission.retry_after_s == pytest.approx(retry_after_s)
+        await leave(*callers)
+
+    asyncio.run(main())
+
+
+def test_the_estimate_grows_while_no_slot_becomes_free() -> None:
+    async def main() -> None:
+        clock = Clock()
+        admission = make(clock=clock)
+        assert admission.retry_after_s == 1.0, "without experience"
+        await use(admission, clock, 2.0)
+        async with admission.slot():
+            clock.now += 1.0
+            assert admission.retry_after_s == pytest.approx(2.0)
+            clock.now += 5.0
+            assert admission.retry_after_s == pytest.approx(6.0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("call_s", "retry_after_s"), [(1e-6, 0.1), (1e6, 30.0)])
+def test_the_estimate_has_bounds(call_s: float, retry_after_s: float) -> None:
+    clock = Clock()
+    admission = make(clock=clock)
+    asyncio.run(use(admission, clock, call_s))
+    assert admission.retry_after_s == retry_after_s
+
+
+def test_a_quiet_time_does_not_count_as_waiting_for_a_slot() -> None:
+    async def main() -> None:
+        clock = Clock()
+        admission = make(clock=clock)
+        await use(admission, clock, 2.0)
+        clock.now += 3_600
+        async with admission.slot():  # full only since now
+            assert admission.retry_after_s < 5.0
+            clock.now += 2.0
+        async with admission.slot():
+            assert admission.retry_after_s < 5.0
+
+    asyncio.run(main())
+
+
+# --- whatever happens --------------------------------------------------------
+
+moves = st.tuples(
+    st.sampled_from(["come", "come", "come ahead", "leave", "leave", "cancel", "turn"]),
+    st.integers(0, 99),
+)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(0, 3), st.lists(moves, max_size=40))
+def test_slots_are_never_overdrawn_and_never_lost(
+    slots: int, waiting: int, play: list[tuple[str, int]]
+) -> None:
+    async def main() -> None:
+        admission = make(slots, waiting)
+        callers: list[Caller] = []
+        for move, number in play:
+            if move.startswith("come"):
+                callers.append(Caller(admission, ahead=move == "come ahead"))
+            elif move == "turn":
+                await turns_of_the_loop()
+                assert admission.taken == sum(caller.holds for caller in callers)
+                assert admission.taken == slots or admission.waiting == 0, "nobody waits in vain"
+            elif callers:
+                caller = callers[number % len(callers)]
+                caller.leave.set() if move == "leave" else caller.task.cancel()
+            if number % 2:  # or several things happen in the same turn
+                await asyncio.sleep(0)
+            assert sum(caller.holds for caller in callers) <= admission.taken <= slots
+        for caller in callers:
+            caller.leave.set()
+        ends = await asyncio.gather(*(c.task for c in callers), return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError | Overloaded | None) for end in ends)
+        assert (admission.taken, admission.waiting) == (0, 0)
+
+    asyncio.run(main())
