@@ -6,7 +6,6 @@ Time passes only where the event loop waits for it, so that no test waits.
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from virtual_time import VirtualTime, run_virtually
 
 from runtime.client.pusher import Pusher
 from runtime.errors import ReplicaLost, SpeechError
@@ -25,20 +25,6 @@ if TYPE_CHECKING:
     from runtime.client.calls import DeploymentCalls  # imports Ray
 
 MIB = 1 << 20
-
-
-class Time(selectors.SelectSelector):
-    """The time of an event loop; also stands for a module's ``time``."""
-
-    now = 1_000.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "all wait, and nothing will come"
-        self.now += timeout
-        return super().select(0)
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -57,10 +43,10 @@ class Call:
 class Calls:
     """Stands for ``DeploymentCalls``: takes so long, and may fail."""
 
-    def __init__(self, time: Time) -> None:
+    def __init__(self, time: VirtualTime) -> None:
         self.made: list[Call] = []
         self.takes_s = 0.001
-        self.failure: SpeechError | None = None
+        self.failure: Exception | None = None
         self._time = time
         self._running = False
 
@@ -91,7 +77,7 @@ class Source:
     name: str
     blocks: deque[Block] = field(default_factory=deque)
     answers: list[tuple[Block, Acknowledgement]] = field(default_factory=list)
-    errors: list[SpeechError] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
 
     def add(self, *sizes: int, urgent: bool = False) -> None:
         """Have blocks of so many bytes to push."""
@@ -106,14 +92,14 @@ class Source:
         if self.blocks:
             self.pusher.wake(self)
 
-    def push_failed(self, error: SpeechError) -> None:
+    def push_failed(self, error: Exception) -> None:
         self.errors.append(error)
 
 
 class Fixture:
     """A pusher to replica ``a``."""
 
-    def __init__(self, time: Time) -> None:
+    def __init__(self, time: VirtualTime) -> None:
         self.calls = Calls(time)
         self.pusher = Pusher(cast("DeploymentCalls", self.calls), "a")
 
@@ -134,13 +120,10 @@ class Fixture:
 
 
 def play(script: Callable[[Fixture], Coroutine[Any, Any, None]]) -> None:
-    time = Time()
-    loop = asyncio.SelectorEventLoop(time)
-    loop.time = time.monotonic  # type: ignore[method-assign]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runtime.client.pusher.time", time)
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(script(Fixture(time)))
+    async def main(time: VirtualTime) -> None:
+        await script(Fixture(time))
+
+    run_virtually(main, "runtime.client.pusher")
 
 
 # --- who shares a call -------------------------------------------------------

@@ -6,11 +6,11 @@ Time passes only where the event loop waits for it, so that no test waits.
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from virtual_time import VirtualTime, run_virtually
 
 from runtime.client.recovery import Patience
 from runtime.client.replicas import Replicas
@@ -19,24 +19,10 @@ from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost
 LOST = ReplicaLost("The replica went away.")
 
 
-class Time(selectors.SelectSelector):
-    """The time of an event loop; also stands for a module's ``time``."""
-
-    now = 1_000.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "all wait, and nothing will come"
-        self.now += timeout
-        return super().select(0)
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 class Fixture:
     """A call's patience, with what is known of three replicas."""
 
-    def __init__(self, time: Time, limit_s: float) -> None:
+    def __init__(self, time: VirtualTime, limit_s: float) -> None:
         self.time = time
         self.replicas = Replicas(time.monotonic)
         self.replicas.update("abc")
@@ -69,17 +55,14 @@ class Fixture:
 
 
 def play(script: Callable[[Fixture], Coroutine[Any, Any, None]], limit_s: float = 10.0) -> None:
-    time = Time()
-    loop = asyncio.SelectorEventLoop(time)
-    loop.time = time.monotonic  # type: ignore[method-assign]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runtime.client.recovery.time", time)
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(script(Fixture(time, limit_s)))
+    async def main(time: VirtualTime) -> None:
+        await script(Fixture(time, limit_s))
+
+    run_virtually(main, "runtime.client.recovery")
 
 
 def full(replica: str = "a") -> Overloaded:
-    return Overloaded("All slots are taken.", 1.0, replica)
+    return Overloaded("All slots are taken.", 1.0, replica=replica)
 
 
 # --- pauses ------------------------------------------------------------------

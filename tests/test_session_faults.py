@@ -173,16 +173,14 @@ def test_a_bot_that_is_killed_leaves_nothing_behind(pair_client, daemon, run, sh
         "SPEECH_STATE_DIR": str(daemon.state_dir),
         "SPEECH_TEMP_DIR": str(daemon.temp_dir),
     }
-    bot = subprocess.Popen(
-        [sys.executable, "-c", BOT], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert bot.stdout is not None
-        session, stream = bot.stdout.readline().split()
-    finally:
-        bot.kill()
-    left = time.time()
-    bot.wait()
+    command = [sys.executable, "-c", BOT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as bot:
+        try:
+            assert bot.stdout is not None
+            session, stream = bot.stdout.readline().split()
+        finally:
+            bot.kill()
+        left = time.time()
     for deployment, name in (("ASR", session), ("TTS", stream)):
         aborted = run(freed(pair_client, deployment, name))
         assert (aborted.freed_at - left) * 1e3 < FREED_MS
@@ -191,7 +189,7 @@ def test_a_bot_that_is_killed_leaves_nothing_behind(pair_client, daemon, run, sh
 
 def test_a_thousand_barge_ins_leak_nothing(pair_client, run) -> None:
     moments = random.Random(0)
-    text = "It is said slowly. " * 40
+    text = "It is said slowly. " * 400
 
     async def barge_in() -> None:
         async with pair_client.synthesize(text) as stream:

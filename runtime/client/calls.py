@@ -17,7 +17,11 @@ from ray.serve.exceptions import (
     RayServeException,
     RequestCancelledError,
 )
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import (
+    DeploymentHandle,
+    DeploymentResponse,
+    DeploymentResponseGenerator,
+)
 
 from runtime.client.connection import Attachment
 from runtime.client.pusher import Pusher
@@ -72,7 +76,7 @@ class DeploymentCalls:
         try:
             return await response
         except asyncio.CancelledError:
-            response.cancel()
+            _cancel(response)
             raise
         except Exception as error:
             translated = translate(error)
@@ -168,7 +172,19 @@ class CallStream:
         """Stop the replica's generator; harmless when called again or after the end."""
         if not self._over:
             self._over = True
-            self._generator.cancel()
+            _cancel(self._generator)
+
+
+def _cancel(response: DeploymentResponse | DeploymentResponseGenerator) -> None:
+    """Cancel a call at any stage.
+
+    Ray's own ``cancel`` forgets a call that has been assigned to a replica while nobody
+    has asked for its first result yet: it would run to its end for nobody.
+    """
+    response.cancel()
+    assigned = response._replica_result_future
+    if assigned.done() and not assigned.cancelled() and assigned.exception() is None:
+        assigned.result().cancel()
 
 
 def translate(error: Exception) -> SpeechError:
