@@ -32,6 +32,8 @@ SHARED_ENVIRONMENT: Mapping[str, str] = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A call that comes after the process has left its cluster must not start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # How long a handle waits to hear how busy a replica is; 0.1 s is short on a busy machine.
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",
 }

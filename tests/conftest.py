@@ -81,19 +81,18 @@ SCRIPTED = scripted_application(
 )
 
 
-def pair(replicas: int) -> Any:
-    """An application whose replicas come and go, with slots for many."""
-    user_config = {"max_waiting": 2, "max_wait_s": 1.0}
-    options = {"num_replicas": replicas, "user_config": user_config}
+def pair(**options: Any) -> Any:
+    """An application whose replicas come and go, with slots for many; ``options`` are Serve's."""
+    options["user_config"] = {"max_waiting": 2, "max_wait_s": 1.0}
     return scripted_application(
         "pair", [{"name": "TTS", **options}, {"name": "ASR", **options}], slots=32
     )
 
 
-def document_of(pair_replicas: int) -> dict[str, Any]:
-    """The Serve configuration of the daemon for tests."""
+def document_with(**options: Any) -> dict[str, Any]:
+    """The Serve configuration of the daemon for tests; ``options`` are for ``pair``."""
     document: dict[str, Any] = yaml.safe_load(find_config("embedded").read_text())
-    document["applications"] += [SCRIPTED, pair(pair_replicas)]
+    document["applications"] += [SCRIPTED, pair(**options)]
     return document
 
 
@@ -103,7 +102,7 @@ def daemon() -> Iterator[Settings]:
 
     ``scripted`` has one replica each and few slots, ``pair`` two and many.
     """
-    document = document_of(pair_replicas=2)
+    document = document_with(num_replicas=2)
     # Replicas import the scripted engines by this path.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -144,14 +143,14 @@ def pair_client(client: Any, daemon: Settings, run: Run[Any]) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def scale(pair_client: Any) -> Callable[[int], None]:
-    """Give application ``pair`` another number of replicas, as `serve deploy` would."""
+def scale(pair_client: Any) -> Callable[..., None]:
+    """Give application ``pair`` other options of Serve's, as `serve deploy` would."""
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
-    def deploy(replicas: int) -> None:
-        schema = ServeDeploySchema.model_validate(document_of(replicas))
-        _get_global_client().deploy_apps(schema, _blocking=False)
+    def deploy(*, wait: bool = False, **options: Any) -> None:
+        schema = ServeDeploySchema.model_validate(document_with(**options))
+        _get_global_client().deploy_apps(schema, _blocking=wait)
 
     return deploy
 

@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from virtual_time import VirtualTime, run_virtually
 
 from runtime.admission import Admission, Limits
 from runtime.errors import DaemonUnavailable, Overloaded
@@ -100,6 +101,21 @@ def test_who_lost_a_replica_goes_ahead_of_those_that_have_not_begun() -> None:
     asyncio.run(main())
 
 
+def test_those_that_go_ahead_begin_in_the_order_in_which_they_came() -> None:
+    async def main() -> None:
+        admission = make()
+        first, waiting = await come(admission), await come(admission)
+        moved = [await come(admission, ahead=True) for _ in range(3)]
+        await leave(first)
+        for index, caller in enumerate(moved):
+            assert [c.holds for c in moved[index:]] == [True, False, False][: 3 - index]
+            await leave(caller)
+        assert waiting.holds
+        await leave(waiting)
+
+    asyncio.run(main())
+
+
 def test_who_comes_to_a_full_queue_is_refused_at_once() -> None:
     async def main() -> None:
         admission = make(slots=2, waiting=1)
@@ -130,15 +146,27 @@ def test_a_slot_is_free_again_when_its_call_fails() -> None:
 
 
 def test_a_call_that_waited_too_long_is_told_when_to_come_back() -> None:
-    async def main() -> None:
-        admission = make(wait_s=0.001)
+    async def main(time: VirtualTime) -> None:
+        admission = Admission(1, "test", Limits(10, 2.5), time.monotonic)
         async with admission.slot():
-            with pytest.raises(Overloaded, match=r"within 0\.001 s") as caught:
+            with pytest.raises(Overloaded, match=r"within 2\.5 s") as caught:
                 async with admission.slot():
                     pytest.fail("there was no slot")
+            assert caught.value.waited_s == pytest.approx(2.5)
             assert caught.value.retry_after_s == admission.retry_after_s
             assert admission.waiting == 0
         assert admission.taken == 0
+
+    run_virtually(main)
+
+
+def test_a_call_that_was_refused_at_once_has_not_waited() -> None:
+    async def main() -> None:
+        admission = make(waiting=0)
+        async with admission.slot():
+            with pytest.raises(Overloaded) as caught:
+                await (await come(admission)).task
+            assert caught.value.waited_s == 0.0
 
     asyncio.run(main())
 
@@ -211,13 +239,17 @@ def test_closing_turns_away_all_that_have_not_begun() -> None:
     async def main() -> None:
         admission = make()
         first, second, third = [await come(admission) for _ in range(3)]
+        moved = await come(admission, ahead=True)
         third.task.cancel()
-        admission.close(DaemonUnavailable("stopping"))
+        admission.close("stopping")
         await turns_of_the_loop()
         assert third.task.cancelled()
-        for caller in (second, await come(admission), await come(admission, ahead=True)):
-            with pytest.raises(DaemonUnavailable, match="stopping"):
+        errors = []
+        for caller in (second, moved, await come(admission), await come(admission, ahead=True)):
+            with pytest.raises(DaemonUnavailable, match="stopping") as caught:
                 await caller.task
+            errors.append(caught.value)
+        assert len(set(map(id, errors))) == 4, "each has its own traceback"
         assert first.holds, "what runs goes on"
         await leave(first)
         assert (admission.taken, admission.waiting) == (0, 0)
@@ -267,23 +299,42 @@ def test_the_estimate_grows_while_no_slot_becomes_free() -> None:
 
 @pytest.mark.parametrize(("call_s", "retry_after_s"), [(1e-6, 0.1), (1e6, 30.0)])
 def test_the_estimate_has_bounds(call_s: float, retry_after_s: float) -> None:
-    clock = Clock()
-    admission = make(clock=clock)
-    asyncio.run(use(admission, clock, call_s))
-    assert admission.retry_after_s == retry_after_s
-
-
-def test_a_quiet_time_does_not_count_as_waiting_for_a_slot() -> None:
     async def main() -> None:
         clock = Clock()
         admission = make(clock=clock)
-        await use(admission, clock, 2.0)
-        clock.now += 3_600
-        async with admission.slot():  # full only since now
-            assert admission.retry_after_s < 5.0
-            clock.now += 2.0
+        await use(admission, clock, call_s)
         async with admission.slot():
-            assert admission.retry_after_s < 5.0
+            assert admission.retry_after_s == retry_after_s
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_quiet_time_does_not_count_as_an_interval(slots: int) -> None:
+    async def main() -> None:
+        clock = Clock()
+        admission = make(slots, clock=clock)
+        for _ in range(20):
+            callers = [await come(admission) for _ in range(slots)]  # full only since now
+            assert admission.retry_after_s == pytest.approx(2.0 if clock.now > 1_000 else 1.0)
+            clock.now += 2.0
+            await leave(callers.pop())
+            clock.now += 3_600  # with a slot that is free
+            await leave(*callers)
+
+    asyncio.run(main())
+
+
+def test_while_others_wait_the_interval_is_that_between_two_freed_slots() -> None:
+    async def main() -> None:
+        clock = Clock()
+        admission = make(slots=2, waiting=99, clock=clock)
+        callers = [await come(admission) for _ in range(40)]
+        for caller in callers[:20]:
+            clock.now += 0.5  # each holds its slot for twice as long
+            await leave(caller)
+        assert admission.retry_after_s == pytest.approx(0.5 * (18 + 1))
+        await leave(*callers)
 
     asyncio.run(main())
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from virtual_time import VirtualTime, run_virtually
 
 from runtime.client.pusher import Pusher
-from runtime.errors import ReplicaLost, SpeechError
+from runtime.errors import ReplicaLost
 from runtime.replica import Acknowledgement, Block
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Call:
     @property
     def sessions(self) -> list[str]:
         return [block.session for block in self.blocks]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of audio of each block."""
+        return [len(block.pcm) for block in self.blocks]
 
 
 class Calls:
@@ -71,25 +76,31 @@ class Calls:
 
 @dataclass(eq=False)
 class Source:
-    """A session with blocks to push; wakes the pusher again while it has more."""
+    """A session with audio to push; wakes the pusher again while it has more."""
 
     pusher: Pusher
     name: str
-    blocks: deque[Block] = field(default_factory=deque)
+    audio: deque[bytes] = field(default_factory=deque)
     answers: list[tuple[Block, Acknowledgement]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
     def add(self, *sizes: int, urgent: bool = False) -> None:
-        """Have blocks of so many bytes to push."""
-        self.blocks += [Block(self.name, 0, bytes(size)) for size in sizes]
+        """Have stretches of so many bytes to push, none of which shares a block with another."""
+        self.audio += [bytes(size) for size in sizes]
         self.pusher.wake(self, urgent=urgent)
 
-    def next_block(self) -> Block | None:
-        return self.blocks.popleft() if self.blocks else None
+    def next_block(self, most: int) -> Block | None:
+        if not self.audio:
+            return None
+        pcm, rest = self.audio[0][: most // 2 * 2], self.audio[0][most // 2 * 2 :]
+        self.audio.popleft()
+        if rest:
+            self.audio.appendleft(rest)
+        return Block(self.name, 0, pcm)
 
     def acknowledged(self, block: Block, answer: Acknowledgement) -> None:
         self.answers.append((block, answer))
-        if self.blocks:
+        if self.audio:
             self.pusher.wake(self)
 
     def push_failed(self, error: Exception) -> None:
@@ -230,6 +241,19 @@ def test_what_is_urgent_does_not_wait_for_the_tick() -> None:
     play(script)
 
 
+def test_an_urgent_source_that_leaves_takes_its_urgency_along() -> None:
+    async def script(f: Fixture) -> None:
+        source, other = f.sources(2)
+        await f.pushed(source)
+        other.add(2, urgent=True)
+        f.pusher.forget(other)
+        await f.idle()
+        await f.pushed(source)
+        assert f.calls.intervals == pytest.approx([0.020])
+
+    play(script)
+
+
 def test_what_is_urgent_waits_for_the_call_under_way() -> None:
     async def script(f: Fixture) -> None:
         source, other = f.sources(2)
@@ -282,10 +306,25 @@ def test_more_than_two_mebibytes_take_several_calls() -> None:
     play(script)
 
 
+def test_what_no_longer_fits_into_a_call_goes_with_the_next() -> None:
+    async def script(f: Fixture) -> None:
+        for source in f.sources(3):
+            source.add(3 * MIB // 2)
+        await f.idle()
+        assert [call.sizes for call in f.calls.made] == [
+            [3 * MIB // 2, MIB // 2],
+            [3 * MIB // 2, MIB // 2],
+            [MIB // 2],
+        ]
+        assert [call.sessions for call in f.calls.made] == [["0", "1"], ["2", "1"], ["1"]]
+
+    play(script)
+
+
 def test_a_source_with_much_to_push_does_not_keep_others_waiting() -> None:
     async def script(f: Fixture) -> None:
         greedy, modest = f.sources(2)
-        greedy.add(*[2 * MIB] * 3)
+        greedy.add(*[2 * MIB] * 2)
         modest.add(2, 2)
         await f.idle()
         assert [call.sessions for call in f.calls.made] == [["0"], ["1", "0"], ["1", "0"]]
@@ -295,16 +334,15 @@ def test_a_source_with_much_to_push_does_not_keep_others_waiting() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3 * MIB // 2), max_size=4), max_size=6))
-def test_every_block_is_pushed_once_in_the_order_of_its_source(sizes: list[list[int]]) -> None:
+def test_all_audio_is_pushed_once_in_calls_of_two_mebibytes(sizes: list[list[int]]) -> None:
     async def script(f: Fixture) -> None:
         sources = f.sources(len(sizes))
-        for source, blocks in zip(sources, sizes, strict=True):
-            source.add(*blocks)
+        for source, halves in zip(sources, sizes, strict=True):
+            source.add(*(2 * half for half in halves))
         await f.idle()
-        for source, blocks in zip(sources, sizes, strict=True):
-            assert [len(block.pcm) for block, _ in source.answers] == blocks
-        for call in f.calls.made:
-            assert sum(len(block.pcm) for block in call.blocks[:-1]) < 2 * MIB
+        for source, halves in zip(sources, sizes, strict=True):
+            assert sum(len(block.pcm) for block, _ in source.answers) == 2 * sum(halves)
+        assert all(sum(call.sizes) <= 2 * MIB for call in f.calls.made)
         assert all(interval >= 0.0199 for interval in f.calls.intervals)
 
     play(script)
@@ -313,14 +351,15 @@ def test_every_block_is_pushed_once_in_the_order_of_its_source(sizes: list[list[
 # --- failures ----------------------------------------------------------------
 
 
-def test_every_source_hears_of_a_call_that_failed() -> None:
+@pytest.mark.parametrize("failure", [ReplicaLost("The replica went away."), ValueError("what?")])
+def test_every_source_hears_of_a_call_that_failed_however_it_failed(failure: Exception) -> None:
     async def script(f: Fixture) -> None:
         sources = f.sources(3)
-        f.calls.failure = ReplicaLost("The replica went away.")
+        f.calls.failure = failure
         for source in sources:
             source.add(2)
         await f.idle()
-        assert [source.errors for source in sources] == [[f.calls.failure]] * 3
+        assert [source.errors for source in sources] == [[failure]] * 3
         assert [source.answers for source in sources] == [[]] * 3
 
     play(script)

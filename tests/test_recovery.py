@@ -43,15 +43,15 @@ class Fixture:
         await self.patience.wait(error, begun=begun)
         return self.time.now - began
 
-    async def wait_until_the_end(self, error: Overloaded | ReplicaLost) -> list[float]:
-        """Meet an error again and again; the pauses until it is over."""
-        pauses: list[float] = []
-        while True:
-            try:
-                pauses.append(await self.wait(error))
-            except (Overloaded, DaemonUnavailable) as end:
-                self.end = end
-                return pauses
+    async def wait_until_the_end(self, error: Overloaded | ReplicaLost) -> float:
+        """Meet an error again and again; the seconds until it is over."""
+        began = self.time.now
+        try:
+            while True:
+                assert await self.wait(error) <= 0.5 + 1e-6
+        except (Overloaded, DaemonUnavailable) as end:
+            self.end = end
+        return self.time.now - began
 
 
 def play(script: Callable[[Fixture], Coroutine[Any, Any, None]], limit_s: float = 10.0) -> None:
@@ -127,9 +127,7 @@ def test_no_listener_is_left_behind() -> None:
 
 def test_after_the_limit_a_lost_replica_is_the_end() -> None:
     async def script(f: Fixture) -> None:
-        pauses = await f.wait_until_the_end(LOST)
-        assert sum(pauses) == pytest.approx(10.0)
-        assert max(pauses) <= 0.5 + 1e-6
+        assert await f.wait_until_the_end(LOST) == pytest.approx(10.0)
         assert type(f.end) is DaemonUnavailable, "nothing to recover from"
         assert str(f.end).startswith("No replica answered for 10 s;")
         assert "The replica went away." in str(f.end)
@@ -141,7 +139,7 @@ def test_after_the_limit_a_lost_replica_is_the_end() -> None:
 def test_after_the_limit_a_full_daemon_says_that_it_is_full() -> None:
     async def script(f: Fixture) -> None:
         error = full()
-        assert sum(await f.wait_until_the_end(error)) == pytest.approx(10.0)
+        assert await f.wait_until_the_end(error) == pytest.approx(10.0)
         assert f.end is error
 
     play(script)
@@ -207,7 +205,8 @@ def test_a_pause_does_not_last_beyond_the_limit() -> None:
     async def script(f: Fixture) -> None:
         for _ in range(6):
             await f.wait()
-        assert await f.wait(call_s=f.patience.left_s - 0.2) == pytest.approx(0.2)
+        f.time.now += f.patience.left_s - 0.2
+        assert await f.wait_until_the_end(LOST) == pytest.approx(0.2)
 
     play(script)
 
@@ -221,7 +220,7 @@ def test_an_answer_starts_all_over() -> None:
         assert f.patience.left_s == 10.0
         assert await f.wait(call_s=20.0) == 0.0
         assert await f.wait() == pytest.approx(0.05)
-        assert sum(await f.wait_until_the_end(LOST)) == pytest.approx(9.95)
+        assert await f.wait_until_the_end(LOST) == pytest.approx(9.95)
 
     play(script)
 
@@ -239,8 +238,8 @@ def test_without_patience_the_first_loss_is_the_end() -> None:
 
 def test_a_call_that_has_not_begun_tries_every_replica_and_is_refused() -> None:
     async def script(f: Fixture) -> None:
-        assert await f.wait(full("a"), begun=False) == 0.0
-        await f.wait(full("b"), begun=False)
+        assert await f.wait(full("a"), begun=False) == 0.0, "at once on another"
+        assert await f.wait(full("b"), begun=False) == pytest.approx(0.05)
         last = full("c")
         with pytest.raises(Overloaded) as caught:
             await f.wait(last, begun=False)
@@ -250,10 +249,81 @@ def test_a_call_that_has_not_begun_tries_every_replica_and_is_refused() -> None:
     play(script)
 
 
-def test_a_call_that_serve_refused_is_refused_at_once() -> None:
+def test_a_refusal_by_the_same_replica_again_does_not_count_for_the_others() -> None:
     async def script(f: Fixture) -> None:
+        pauses = [await f.wait(full("a"), begun=False) for _ in range(4)]
+        assert pauses == pytest.approx([0, 0.05, 0.1, 0.2])
+
+    play(script)
+
+
+def test_what_replicas_refused_to_other_calls_does_not_count_for_this_one() -> None:
+    async def script(f: Fixture) -> None:
+        for replica in "bc":
+            f.replicas.refused(full(replica))
+        assert await f.wait(full("a"), begun=False) == 0.0
+        await f.wait(full("b"), begun=False)
         with pytest.raises(Overloaded):
-            await f.wait(full(""), begun=False)
+            await f.wait(full("c"), begun=False)
+
+    play(script)
+
+
+def test_replicas_that_do_not_serve_are_not_asked_before_a_refusal() -> None:
+    async def script(f: Fixture) -> None:
+        await f.wait(full("a"), begun=False)
+        f.replicas.update("ab")
+        f.replicas.lost("b")
+        with pytest.raises(Overloaded):
+            await f.wait(full("a"), begun=False)
+
+    play(script)
+
+
+def test_a_replica_that_came_meanwhile_is_asked_too() -> None:
+    async def script(f: Fixture) -> None:
+        await f.wait(full("a"), begun=False)
+        await f.wait(full("b"), begun=False)
+        f.replicas.update("abcd")
+        await f.wait(full("c"), begun=False)
+        with pytest.raises(Overloaded):
+            await f.wait(full("d"), begun=False)
+
+    play(script)
+
+
+def test_refusals_before_an_answer_do_not_count_after_it() -> None:
+    async def script(f: Fixture) -> None:
+        await f.wait(full("a"), begun=False)
+        await f.wait(full("b"), begun=False)
+        f.patience.answered()
+        assert await f.wait(full("c"), begun=False) == 0.0
+
+    play(script)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [full(""), Overloaded("None became free.", 1.0, replica="a", waited_s=0.01)],
+    ids=["refused by Serve", "queued in vain"],
+)
+def test_a_call_that_has_not_begun_is_refused_at_once_where_others_could_do_no_better(
+    error: Overloaded,
+) -> None:
+    async def script(f: Fixture) -> None:
+        with pytest.raises(Overloaded) as caught:
+            await f.wait(error, begun=False)
+        assert caught.value is error
+        assert f.time.now == 1_000.0
+
+    play(script)
+
+
+def test_a_call_that_has_begun_and_queued_in_vain_goes_on_elsewhere() -> None:
+    async def script(f: Fixture) -> None:
+        queued = Overloaded("None became free.", 1.0, replica="a", waited_s=5.0)
+        assert await f.wait(queued) == 0.0
+        assert f.replicas.preferred("abc") == {"b", "c"}
 
     play(script)
 

@@ -32,7 +32,7 @@ def replicas(clock: Clock) -> Replicas:
 
 
 def full(replica: str, retry_after_s: float = 1.0) -> Overloaded:
-    return Overloaded("All slots are taken.", retry_after_s, replica)
+    return Overloaded("All slots are taken.", retry_after_s, replica=replica)
 
 
 # --- who serves, and who leaves ----------------------------------------------
@@ -42,7 +42,6 @@ def test_before_serve_has_told_anything_nobody_serves_and_nobody_leaves() -> Non
     replicas = Replicas()
     assert replicas.serving == frozenset()
     assert not replicas.is_leaving("a")
-    assert not replicas.any_free()
 
 
 def test_those_that_serve_are_those_of_the_last_update(replicas: Replicas) -> None:
@@ -107,7 +106,6 @@ def test_all_lost_is_nobody_leaving(replicas: Replicas) -> None:
         replicas.lost(replica)
     assert replicas.serving == frozenset()
     assert not replicas.is_leaving("a")
-    assert not replicas.any_free()
 
 
 # --- full --------------------------------------------------------------------
@@ -118,20 +116,6 @@ def test_a_full_replica_goes_on_serving_but_others_are_preferred(replicas: Repli
     assert replicas.serving == {"a", "b", "c"}
     assert not replicas.is_leaving("a")
     assert replicas.preferred("abc") == {"b", "c"}
-
-
-def test_replicas_are_free_until_every_one_has_refused(replicas: Replicas) -> None:
-    for replica in "abc":
-        assert replicas.any_free()
-        replicas.refused(full(replica))
-    assert not replicas.any_free()
-
-
-def test_a_free_replica_that_is_lost_does_not_count(replicas: Replicas) -> None:
-    replicas.refused(full("a"))
-    replicas.refused(full("b"))
-    replicas.lost("c")
-    assert not replicas.any_free()
 
 
 @pytest.mark.parametrize(("retry_after_s", "seconds"), [(0.2, 0.2), (1.0, 1.0), (30.0, 1.0)])
@@ -148,7 +132,6 @@ def test_a_refusal_counts_for_as_long_as_it_says_and_a_second_at_most(
 def test_a_refusal_of_no_replica_in_particular_marks_none(replicas: Replicas) -> None:
     replicas.refused(full(""))
     assert replicas.preferred("abc") == {"a", "b", "c"}
-    assert replicas.any_free()
 
 
 # --- preferred ---------------------------------------------------------------

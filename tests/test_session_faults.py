@@ -34,10 +34,9 @@ ENDLESS = "This goes on forever. "
 async def eventually(check: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> bool:
     """Whether something becomes true in time; asks the daemon again and again."""
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if await check():
-            return True
-    return False
+    while not (found := await check()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)  # asking is work for the replicas, too
+    return found
 
 
 async def replicas(client: SpeechClient, deployment: str, count: int) -> None:
@@ -392,10 +391,10 @@ def test_scaling_up_and_down_loses_and_doubles_nothing_and_moves_only_who_must(
         for session in opened:
             await session.__aenter__()
         talking = [asyncio.create_task(talk(session, moved)) for session in opened]
-        await asyncio.to_thread(scale, 3)
+        await asyncio.to_thread(scale, num_replicas=3)
         await replicas(pair_client, "ASR", 3)
         assert all(session.moves == 0 for session in opened), "those that come move nobody"
-        await asyncio.to_thread(scale, 1)
+        await asyncio.to_thread(scale, num_replicas=1)
         await replicas(pair_client, "ASR", 1)
         heard = await asyncio.gather(*talking)
         left = {session.replica for session in opened}
@@ -405,14 +404,14 @@ def test_scaling_up_and_down_loses_and_doubles_nothing_and_moves_only_who_must(
         return heard, moved
 
     async def one() -> None:
-        await asyncio.to_thread(scale, 1)
+        await asyncio.to_thread(scale, num_replicas=1)
         await replicas(pair_client, "ASR", 1)
 
     try:
         run(one())
         heard, moved = run(calls())
     finally:
-        scale(2)
+        scale(num_replicas=2)
     assert heard == [[5 + n for n in range(utterances)]] * sessions
     assert max(moved) <= 2
 
@@ -425,7 +424,7 @@ def test_an_utterance_finishes_on_a_replica_that_is_leaving(pair_client, scale, 
         streams = [pair_client.synthesize(text) for _ in range(6)]
         for stream in streams:
             await anext(stream)
-        await asyncio.to_thread(scale, 1)
+        await asyncio.to_thread(scale, num_replicas=1)
 
         async def read(stream: Any) -> int:
             return [chunk async for chunk in stream][-1].next_sample
@@ -436,9 +435,38 @@ def test_an_utterance_finishes_on_a_replica_that_is_leaving(pair_client, scale, 
     try:
         takeovers, lengths = run(speak())
     finally:
-        scale(2)
+        scale(num_replicas=2)
     assert takeovers == 0
     assert len(set(lengths)) == 1
+
+
+def test_replicas_follow_the_slots_in_use(pair_client, scale, run) -> None:
+    autoscaling = {
+        "min_replicas": 1,
+        "max_replicas": 3,
+        "target_ongoing_requests": 4,
+        "upscale_delay_s": 0.5,
+        "downscale_delay_s": 0.5,
+        "metrics_interval_s": 0.2,
+        "look_back_period_s": 0.5,
+    }
+
+    async def load() -> None:
+        await replicas(pair_client, "TTS", 1)
+        streams = [pair_client.synthesize(ENDLESS) for _ in range(6)]
+        for stream in streams:
+            await anext(stream)
+        await replicas(pair_client, "TTS", 2)
+        for stream in streams:
+            assert (await anext(stream)).samples
+            await stream.aclose()
+        await replicas(pair_client, "TTS", 1)
+
+    try:
+        scale(wait=True, autoscaling_config=autoscaling)
+        run(load())
+    finally:
+        scale(num_replicas=2)
 
 
 def test_calls_go_on_while_serves_controller_restarts(pair_client, run) -> None:

@@ -29,6 +29,8 @@ from runtime.errors import DaemonUnavailable, SpeechError
 from runtime.settings import Settings
 
 if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
     from runtime.client.calls import DeploymentCalls
 
 _LEAVING_S = 5.0
@@ -68,12 +70,21 @@ class Attachment:
         self._clients = 0
         self._end: asyncio.TimerHandle | None = None
         self._daemon: int | None = None  # file descriptor of its process
-        self._left: asyncio.Future[None] | None = None
+        self._left: asyncio.Task[None] | None = None
+        self._handles: list[DeploymentHandle] = []
 
     def joined(self) -> Attachment:
         """One client more; each has to ``detach``."""
         self._clients += 1
         return self
+
+    def handle(self, deployment: str, application: str) -> DeploymentHandle:
+        """A handle that is given up when the cluster is left."""
+        from ray import serve
+
+        handle = serve.get_deployment_handle(deployment, application)
+        self._handles.append(handle)
+        return handle
 
     def watch(self, daemon: int) -> None:
         """Notice the end of a process of this host, without asking again and again."""
@@ -120,18 +131,22 @@ class Attachment:
         """Whether nothing can be called here any more."""
         return self._left is not None or not self.alive
 
-    def _begin_to_leave(self) -> asyncio.Future[None]:
+    def _begin_to_leave(self) -> asyncio.Task[None]:
         if self._left is None:
-            replicas.forget_all()
-            self._left = _in_daemon_thread(_leave)
-            self._left.add_done_callback(self._has_left)
+            self._left = asyncio.create_task(self._leave_cluster())
         return self._left
 
-    def _has_left(self, left: asyncio.Future[None]) -> None:
+    async def _leave_cluster(self) -> None:
         global _attachment
-        left.exception()  # whatever it was, there is no way back
-        if _attachment is self:
-            _attachment = None
+        replicas.forget_all()
+        try:
+            for handle in self._handles:  # or they would go on asking
+                with contextlib.suppress(Exception):
+                    await handle.shutdown_async()
+            await _in_daemon_thread(_leave)
+        finally:
+            if _attachment is self:
+                _attachment = None
 
 
 _attachment: Attachment | None = None
@@ -311,6 +326,5 @@ async def deployments(application: str, attachment: Attachment) -> dict[str, Dep
         )
     names = [name for name in (ASR_DEPLOYMENT, TTS_DEPLOYMENT) if name in running.deployments]
     return {
-        name: DeploymentCalls(serve.get_deployment_handle(name, application), attachment)
-        for name in names
+        name: DeploymentCalls(attachment.handle(name, application), attachment) for name in names
     }
