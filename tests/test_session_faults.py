@@ -48,12 +48,6 @@ async def replicas(client: SpeechClient, deployment: str, count: int) -> None:
     assert await eventually(there, within_s=40)
 
 
-async def ask_all(client: SpeechClient, deployment: str, method: str) -> list[Any]:
-    calls = client._calls[deployment]
-    await client.replicas(deployment)
-    return [await calls.call(method, replica=replica) for replica in calls.replicas.serving]
-
-
 async def slots_taken(client: SpeechClient, deployment: str) -> int:
     infos = await client.replicas(deployment)
     return sum(engine.active for info in infos for engine in info.engines)
@@ -64,8 +58,7 @@ async def freed(client: SpeechClient, deployment: str, stream: str) -> AbortedSt
     found: list[AbortedStream] = []
 
     async def look() -> bool:
-        for aborted in await ask_all(client, deployment, "aborted"):
-            found.extend(one for one in aborted if one.stream == stream)
+        found.extend(one for one in await client.aborted(deployment) if one.stream == stream)
         return bool(found)
 
     assert await eventually(look)
@@ -211,14 +204,14 @@ def test_a_thousand_barge_ins_leak_nothing(pair_client, run) -> None:
             for _ in range(16):
                 group.create_task(caller())
 
-    async def settled() -> list[Census]:
+    async def settled() -> tuple[Census, ...]:
         async def idle() -> bool:
             return await slots_taken(pair_client, "TTS") == 0
 
         assert await eventually(idle)
-        return await ask_all(pair_client, "TTS", "census")
+        return await pair_client.census("TTS")
 
-    async def measure() -> tuple[list[Census], list[Census], int, int]:
+    async def measure() -> tuple[tuple[Census, ...], tuple[Census, ...], int, int]:
         await many(300)  # until caches and pools have their size
         before, tasks = await settled(), len(asyncio.all_tasks())
         await many(1_000)

@@ -25,7 +25,7 @@ RESTART_S = 40.0
 
 async def replicas(client: SpeechClient, deployment: str, count: int) -> tuple[ReplicaInfo, ...]:
     """The replicas of a deployment, once there are ``count``."""
-    known = client._calls[deployment].replicas
+    known = client.known_replicas(deployment)
     changed = asyncio.Event()
     unsubscribe = known.subscribe(changed.set)
     try:

@@ -30,3 +30,9 @@ def word_error_rate(pairs: list[tuple[str, str]]) -> float:
     """Errors per reference word over all (reference, hypothesis) pairs."""
     counts = [word_errors(reference, hypothesis) for reference, hypothesis in pairs]
     return sum(errors for errors, _ in counts) / max(1, sum(words for _, words in counts))
+
+
+def words_lost(reference: str, hypothesis: str) -> int:
+    """Words of the reference that the hypothesis lacks or has others for."""
+    counts = kaldialign.edit_distance(plain_words(reference), plain_words(hypothesis))
+    return int(counts["del"]) + int(counts["sub"])

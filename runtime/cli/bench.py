@@ -13,6 +13,7 @@ from rich.table import Table
 
 from runtime.bench import accuracy as accuracy_bench
 from runtime.bench import asr as asr_bench
+from runtime.bench import chaos as chaos_bench
 from runtime.bench import idle as idle_bench
 from runtime.bench import transport as transport_bench
 from runtime.bench import tts as tts_bench
@@ -96,8 +97,20 @@ def asr(
 
 
 @app.command()
-def turn(streams: str = _Streams, utterances: int = _Utterances, as_json: bool = _Json) -> None:
+def turn(
+    streams: str = _Streams,
+    utterances: int = _Utterances,
+    chaos: bool = typer.Option(
+        False,
+        "--chaos",
+        help="Instead, kill and drain replicas of a daemon of its own, and barge in.",
+    ),
+    as_json: bool = _Json,
+) -> None:
     """From the end of the user's speech to the first audio of the answer, without an LLM."""
+    if chaos:
+        _chaos(as_json)
+        return
     counts = _counts(streams)
 
     async def run(client: SpeechClient) -> dict[str, Any]:
@@ -111,6 +124,17 @@ def turn(streams: str = _Streams, utterances: int = _Utterances, as_json: bool =
         )
 
     with _settings(None) as settings:
+        _print(asyncio.run(_connected(settings, run)), as_json)
+
+
+def _chaos(as_json: bool) -> None:
+    async def run(client: SpeechClient) -> dict[str, Any]:
+        loaded = [engine for info in (await client.info()).values() for engine in info.engines]
+        rows = await chaos_bench.run(client, _show(as_json))
+        names = ", ".join(engine.name for engine in loaded)
+        return report(f"{names}; {chaos_bench.REPLICAS} replicas each", 0.0, 0.0, rows)
+
+    with private_daemon(chaos_bench.document()) as settings:
         _print(asyncio.run(_connected(settings, run)), as_json)
 
 
@@ -189,7 +213,8 @@ def _counts(streams: str) -> list[int]:
 def _show(quiet: bool) -> Callable[[dict[str, Any]], None]:
     def show(row: dict[str, Any]) -> None:
         if not quiet:
-            notes.print(f"[dim]{row.get('path', '')} {row['streams']} streams done[/]")
+            what = row.get("scenario") or f"{row.get('path', '')} {row['streams']} streams"
+            notes.print(f"[dim]{what} done[/]")
 
     return show
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 from runtime.audio import AudioFile, check_sample_rate, float32_to_pcm16
 from runtime.client.connection import Attachment, attach, claim_event_loop, deployments
 from runtime.client.recognition import RecognitionSession, as_pcm16
+from runtime.client.replicas import Replicas
 from runtime.client.synthesis import SynthesisStream
 from runtime.config import APPLICATION, ASR_DEPLOYMENT, TTS_DEPLOYMENT
 from runtime.errors import AudioFormatError, DaemonUnavailable, Overloaded, ReplicaLost
-from runtime.replica import ReplicaInfo
+from runtime.replica import AbortedStream, Census, ReplicaInfo
 from runtime.requests import check_text_length
 from runtime.settings import Settings
 from runtime.speech import (
@@ -221,11 +222,42 @@ class SpeechClient:
         Raises:
             DaemonUnavailable: The daemon runs no such deployment.
         """
+        return tuple(await self._ask_all(deployment, "info"))
+
+    async def aborted(self, deployment: str) -> tuple[AbortedStream, ...]:
+        """The latest streams of a deployment whose callers left before the end.
+
+        Raises:
+            DaemonUnavailable: The daemon runs no such deployment.
+        """
+        return tuple(one for some in await self._ask_all(deployment, "aborted") for one in some)
+
+    async def census(self, deployment: str) -> tuple[Census, ...]:
+        """What each replica of a deployment holds, to find leaks; slow.
+
+        Raises:
+            DaemonUnavailable: The daemon runs no such deployment.
+        """
+        return tuple(await self._ask_all(deployment, "census"))
+
+    def known_replicas(self, deployment: str) -> Replicas:
+        """What this process knows of a deployment's replicas, as Serve tells it.
+
+        Raises:
+            DaemonUnavailable: The daemon runs no such deployment.
+        """
+        return self._deployment(deployment).replicas
+
+    async def _ask_all(self, deployment: str, method: str) -> list[Any]:
+        """The answers of all replicas that take new sessions and can be reached."""
         calls = self._deployment(deployment)
         await self._info(deployment)  # the router knows them once it has routed a call
-        asked = (calls.call("info", replica=replica) for replica in calls.replicas.serving)
+        asked = (calls.call(method, replica=replica) for replica in calls.replicas.serving)
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        return tuple(answer for answer in answers if isinstance(answer, ReplicaInfo))
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, ReplicaLost):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def _info(self, deployment: str) -> ReplicaInfo:
         calls = self._deployment(deployment)

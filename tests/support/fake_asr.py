@@ -11,17 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from fake_calls import FakeDeployment, Stream
 from scripted_engines import RATE, ScriptedStream
-
 from virtual_time import VirtualTime, run_virtually
 
 from deployments.session import Session
 from runtime.audio import float32_to_pcm16
 from runtime.client.pusher import Pusher
 from runtime.client.recognition import RecognitionSession
-from runtime.client.recovery import Patience
-from runtime.client.replicas import Replicas
-from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost, SessionClosed
+from runtime.errors import ReplicaLost, SessionClosed, SpeechError
 from runtime.replica import Acknowledgement, Block, RecognitionStarted
 from runtime.settings import Settings
 from runtime.speech import (
@@ -41,56 +39,8 @@ def pcm(first: int, samples: int) -> bytes:
     return (np.arange(first, first + samples) % 30_000).astype("<i2").tobytes()
 
 
-class Stream:
-    """Stands for ``CallStream``: items come from a replica until it ends, fails or is left."""
-
-    def __init__(self) -> None:
-        self._items: asyncio.Queue[Any] = asyncio.Queue()
-        self.over = False
-        self.on_cancel: Callable[[], None] = lambda: None
-
-    def put(self, item: Any) -> None:
-        """An item, an exception to raise, or None for the end."""
-        self._items.put_nowait(item)
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> Any:
-        if self.over:
-            raise StopAsyncIteration
-        try:
-            item = await self._items.get()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if self.over or item is None:
-            self.over = True
-            raise StopAsyncIteration
-        if isinstance(item, Exception):
-            self.over = True
-            raise item
-        return item
-
-    async def first(self, within_s: float) -> Any:
-        try:
-            async with asyncio.timeout(within_s):
-                return await anext(self, None)
-        except TimeoutError:
-            raise ReplicaLost(f"No replica began the call within {within_s:g} s.") from None
-        except BaseException:
-            self.cancel()
-            raise
-
-    def cancel(self) -> None:
-        if not self.over:
-            self.over = True
-            self.put(None)
-            self.on_cancel()
-
-
 class Engine(ScriptedStream):
-    """Remembers what it heard, and may be slow."""
+    """Remembers what it heard, may be slow, and may end utterances of some length by itself."""
 
     def __init__(self, replica: Replica, options: RecognitionOptions) -> None:
         super().__init__(set(), options)
@@ -101,6 +51,10 @@ class Engine(ScriptedStream):
             await asyncio.sleep(self._replica.slowness * len(samples) / RATE)
         self._replica.heard += float32_to_pcm16(samples)
         await super().push(samples)
+        while (longest := self._replica.longest) and self._total - self._start >= longest:
+            heard, self._total = self._total, self._start + longest
+            self._final(0)
+            self._total = heard
 
 
 class Replica:
@@ -113,6 +67,7 @@ class Replica:
         refusal: What it answers to who wants to begin.
         beginning: It begins calls; without it they wait.
         slowness: Seconds its engine takes for a second of audio.
+        longest: Samples of an utterance that its engine ends by itself; 0 if it does not.
         appetite: Samples it takes of a block at the most.
         telling: Events go out; without it they are kept back.
         dies_in_push: It takes the next blocks, and dies before it has said so.
@@ -125,10 +80,11 @@ class Replica:
         self.heard = b""
         self.blocks: list[Block] = []
         self.sessions: dict[str, Session] = {}
-        self.refusal: Overloaded | None = None
+        self.refusal: SpeechError | None = None
         self.beginning = asyncio.Event()
         self.beginning.set()
         self.slowness = 0.0
+        self.longest = 0
         self.appetite: int | None = None
         self.telling = asyncio.Event()
         self.telling.set()
@@ -213,33 +169,17 @@ class Replica:
         self.sessions.clear()
 
 
-class FakeAsr:
-    """Stands for ``DeploymentCalls``; the first replica by name that may take a call does."""
+class FakeAsr(FakeDeployment[Replica]):
+    """The deployment."""
 
-    def __init__(self, clock: Callable[[], float], names: str = "ab") -> None:
-        self.replicas = Replicas(clock)
-        self.opened: list[str] = []  # replicas that were asked to begin
-        self.resumed: list[bool] = []  # whether the session had begun elsewhere
-        self.daemon_lives = True
-        self._named: frozenset[str] = frozenset()
-        self._all: dict[str, Replica] = {}
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock, Replica)
         self._pushers: dict[str, Pusher] = {}
-        self.serve(names)
-
-    def __getitem__(self, name: str) -> Replica:
-        return self._all[name]
-
-    def serve(self, names: str) -> None:
-        """These take new sessions, one letter each; those that leave live on."""
-        self._named = frozenset(names)
-        for name in self._named - self._all.keys():
-            self._all[name] = Replica(name)
-        self.replicas.update(names)
 
     @property
     def slots_taken(self) -> int:
         """Calls that run on any replica."""
-        return sum(replica.slots_taken for replica in self._all.values())
+        return sum(replica.slots_taken for replica in self)
 
     def stream(
         self,
@@ -250,15 +190,10 @@ class FakeAsr:
         resumed: bool,
     ) -> Stream:
         assert method == "recognize"
-        self._check_alive()
-        self.resumed.append(resumed)
         stream = Stream()
-        if self._named:
-            name = min(self.replicas.preferred(self._named))
-            self.opened.append(name)
-            if not self[name].alive:
-                self.replicas.lost(name)
-            self[name].open(stream, session_id, options)
+        replica = self._choose(resumed)
+        if replica is not None:
+            replica.open(stream, session_id, options)
         return stream
 
     async def call(
@@ -282,13 +217,6 @@ class FakeAsr:
             self._pushers[replica] = Pusher(self, replica)  # type: ignore[arg-type]
         return self._pushers[replica]
 
-    def patience(self, limit_s: float) -> Patience:
-        return Patience(limit_s, self.replicas, self._check_alive)
-
-    def _check_alive(self) -> None:
-        if not self.daemon_lives:
-            raise DaemonUnavailable("The daemon is gone.")
-
 
 class Reader:
     """Reads a session's events until they end."""
@@ -299,7 +227,7 @@ class Reader:
 
     async def _read(self, session: RecognitionSession) -> None:
         async for event in session:
-            self.events.append(event)  # noqa: PERF401
+            self.events.append(event)
 
     @property
     def finals(self) -> list[FinalTranscript]:
