@@ -117,19 +117,18 @@ def test_a_slot_is_free_soon_after_its_stream_was_closed_cancelled_or_dropped(
 
 
 def test_a_session_that_was_closed_cancelled_or_dropped_frees_its_slot(pair_client, run) -> None:
-    async def opened() -> RecognitionSession:
-        session: RecognitionSession = pair_client.open_recognition(sample_rate=RATE)
-        await session.__aenter__()
+    async def one() -> RecognitionSession:
+        (session,) = await opened(pair_client, 1)
         await session.push(BLOCK)
         return session
 
     async def measure() -> None:
-        closed = await opened()
+        closed = await one()
         left = time.time()
         await closed.aclose()
         assert ((await freed(pair_client, "ASR", closed.id)).freed_at - left) * 1e3 < FREED_MS
 
-        dropped = await opened()
+        dropped = await one()
         name = dropped.id
         del dropped
         left = time.time()
@@ -355,58 +354,81 @@ def test_a_client_of_another_release_is_refused_by_name(
 # --- replicas come and go ----------------------------------------------------
 
 
+async def talk(session: RecognitionSession, utterances: int) -> list[int]:
+    """Say utterances of 5, 6, 7 ... blocks at the pace of speech; how many blocks were heard."""
+    heard = []
+    for utterance in range(utterances):
+        for _ in range(5 + utterance):
+            await session.push(BLOCK)
+            await asyncio.sleep(0.08)
+        heard.append(int((await session.finalize()).text.split()[0]) // 640)
+    await session.finish()
+    finals = [event async for event in session if isinstance(event, FinalTranscript)]
+    assert [final.utterance for final in finals] == list(range(utterances))
+    assert all(a.end_s == pytest.approx(b.start_s) for a, b in pairwise(finals))
+    return heard
+
+
+async def opened(client: SpeechClient, count: int) -> list[RecognitionSession]:
+    sessions = [client.open_recognition(sample_rate=RATE, endpoint_ms=None) for _ in range(count)]
+    for session in sessions:
+        await session.__aenter__()
+    return sessions
+
+
 def test_scaling_up_and_down_loses_and_doubles_nothing_and_moves_only_who_must(
     pair_client, scale, run
 ) -> None:
-    sessions, utterances = 20, 14
-
-    async def talk(session: RecognitionSession, moved: list[int]) -> list[int]:
-        """Utterances of growing length at the pace of speech, as a call has them."""
-        heard = []
-        for utterance in range(utterances):
-            for _ in range(5 + utterance):
-                await session.push(BLOCK)
-                await asyncio.sleep(0.08)
-            heard.append(int((await session.finalize()).text.split()[0]) // 640)
-        await session.finish()
-        finals = [event async for event in session if isinstance(event, FinalTranscript)]
-        assert [final.utterance for final in finals] == list(range(utterances))
-        assert all(a.end_s == pytest.approx(b.start_s) for a, b in pairwise(finals))
-        moved.append(session.moves)
-        return heard
+    count, utterances = 20, 14
 
     async def calls() -> tuple[list[list[int]], list[int]]:
-        moved: list[int] = []
-        opened = [
-            pair_client.open_recognition(sample_rate=RATE, endpoint_ms=None)
-            for _ in range(sessions)
-        ]
-        for session in opened:
-            await session.__aenter__()
-        talking = [asyncio.create_task(talk(session, moved)) for session in opened]
+        await asyncio.to_thread(scale, num_replicas=1)
+        await replicas(pair_client, "ASR", 1)
+        sessions = await opened(pair_client, count)
+        talking = [asyncio.create_task(talk(session, utterances)) for session in sessions]
         await asyncio.to_thread(scale, num_replicas=3)
         await replicas(pair_client, "ASR", 3)
-        assert all(session.moves == 0 for session in opened), "those that come move nobody"
+        assert all(session.moves == 0 for session in sessions), "those that come move nobody"
         await asyncio.to_thread(scale, num_replicas=1)
         await replicas(pair_client, "ASR", 1)
         heard = await asyncio.gather(*talking)
-        left = {session.replica for session in opened}
-        assert len(left) == 1
-        for session in opened:
+        assert len({session.replica for session in sessions}) == 1
+        for session in sessions:
             await session.aclose()
-        return heard, moved
-
-    async def one() -> None:
-        await asyncio.to_thread(scale, num_replicas=1)
-        await replicas(pair_client, "ASR", 1)
+        return heard, [session.moves for session in sessions]
 
     try:
-        run(one())
-        heard, moved = run(calls())
+        heard, moves = run(calls())
     finally:
         scale(num_replicas=2)
-    assert heard == [[5 + n for n in range(utterances)]] * sessions
-    assert max(moved) <= 2
+    assert heard == [[5 + n for n in range(utterances)]] * count
+    assert max(moves) <= 2
+
+
+def test_a_rolling_upgrade_loses_and_doubles_nothing(pair_client, scale, run) -> None:
+    count, utterances = 6, 14
+
+    async def calls() -> tuple[list[list[int]], list[int], set[str], set[str]]:
+        await replicas(pair_client, "ASR", 2)
+        before = set(pair_client.known_replicas("ASR").serving)
+        sessions = await opened(pair_client, count)
+        talking = [asyncio.create_task(talk(session, utterances)) for session in sessions]
+        await asyncio.to_thread(
+            scale, wait=True, num_replicas=2, ray_actor_options={"num_cpus": 0.11}
+        )
+        after = set(pair_client.known_replicas("ASR").serving)
+        heard = await asyncio.gather(*talking)
+        for session in sessions:
+            await session.aclose()
+        return heard, [session.moves for session in sessions], before, after
+
+    try:
+        heard, moves, before, after = run(calls())
+    finally:
+        scale(wait=True, num_replicas=2)
+    assert not before & after, "every replica was replaced"
+    assert heard == [[5 + n for n in range(utterances)]] * count
+    assert min(moves) >= 1
 
 
 def test_an_utterance_finishes_on_a_replica_that_is_leaving(pair_client, scale, run) -> None:

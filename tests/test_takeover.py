@@ -152,6 +152,29 @@ def test_a_recording_in_one_call_is_recognised_elsewhere_if_its_replica_dies(pai
     assert set(run(transcribe())) == {f"{500 * 640} samples"}
 
 
+def test_calls_wait_for_the_only_replica_to_be_started_again(pair, scale, run) -> None:
+    async def call() -> tuple[str, bool]:
+        await asyncio.to_thread(scale, num_replicas=1)
+        await replicas(pair, "ASR", 1)
+        await replicas(pair, "TTS", 1)
+        stream = pair.synthesize("It is said slowly. " * 200)
+        await anext(stream)
+        async with pair.open_recognition(sample_rate=RATE) as session:
+            await session.push(BLOCK * 10)
+            await session.flush()
+            await kill(pair, "ASR", session.replica)
+            await kill(pair, "TTS", stream.started.replica)
+            await session.push(BLOCK * 10)
+            final = await session.finalize()
+        last = [chunk async for chunk in stream][-1]
+        return final.text, last.end
+
+    try:
+        assert run(call()) == (f"{20 * 640} samples", True)
+    finally:
+        scale(num_replicas=2)
+
+
 def test_two_replicas_share_the_sessions(pair, run) -> None:
     async def open_many() -> dict[str, int]:
         counts: dict[str, int] = {}
