@@ -203,6 +203,8 @@ class ASR:
     async def _close(self, session_id: str) -> None:
         session = self._sessions.pop(session_id)
         self._sessions_open.set(len(self._sessions))
+        if session.seconds:
+            self._audio.inc(session.seconds)
         await session.close()
 
     async def push(self, blocks: tuple[Block, ...]) -> tuple[Acknowledgement, ...]:

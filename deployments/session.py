@@ -81,6 +81,11 @@ class Session:
             self._in_utterance = self._mode == "file"
 
     @property
+    def seconds(self) -> float:
+        """How much audio has arrived."""
+        return self._received / self._rates[0]
+
+    @property
     def busy(self) -> bool:
         """Whether an utterance is under way or a final is owed."""
         return self._in_utterance or self._unanswered > 0

@@ -219,6 +219,7 @@ class TTS:
         lead = _Lead(round(self._config.lead_s * rate), self._config.stall_timeout_s)
         self._leads[stream_id] = lead
         self._active.set(len(self._leads))
+        made = 0
         try:
             yield SynthesisStarted(
                 rate,
@@ -233,14 +234,15 @@ class TTS:
             chunks = until_left(self._engine.synthesize(request), abort, self._stopped)
             async with aclosing(chunks):
                 async for chunk in chunks:
-                    if chunk.samples:
-                        self._audio.inc(chunk.samples / rate)
+                    made = chunk.next_sample
                     yield chunk
                     with abort.noted():
                         await lead.wait_for_reader(chunk.next_sample)
         finally:
             del self._leads[stream_id]
             self._active.set(len(self._leads))
+            if made:
+                self._audio.inc(made / rate)
 
     async def advance(self, stream_id: str, read: int) -> None:
         """The reader of a stream has taken ``read`` samples in all; unknown streams are over."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scripted_engines import RATE
 
 from runtime.client.recognition import RecognitionSession
-from runtime.errors import EngineFailed, SessionClosed, StreamStalled
+from runtime.errors import EngineFailed, ReplicaLost, SessionClosed, StreamStalled
 
 SECOND = RATE  # samples
 
@@ -74,16 +74,23 @@ def test_times_utterances_and_requests_count_from_the_start_of_the_session() -> 
 
 
 @pytest.mark.parametrize(
-    "blocks", [pytest.param(24, marks=told_twice), 25, 29], ids="{} blocks".format
+    ("blocks", "appetite"),
+    [
+        (25, None),
+        (29, None),
+        pytest.param(24, None, marks=told_twice),
+        pytest.param(29, 1_000, marks=told_twice),
+    ],
 )
-def test_what_was_heard_before_is_not_told_again(blocks: int) -> None:
+def test_what_was_heard_before_is_not_told_again(blocks: int, appetite: int | None) -> None:
     async def script(f: Fixture) -> None:
         async with f.session() as session:
             reader = Reader(session)
+            f.asr["b"].appetite = appetite
             for block in range(40):
                 if block == blocks:
                     f.asr["a"].die()
-                    await asyncio.sleep(1.0)
+                    await asyncio.sleep(4.0)
                 await session.push(pcm(1_000 * block, 1_000))
                 await asyncio.sleep(0.125)
             ends = [partial.end_s for partial in reader.partials]
@@ -106,6 +113,7 @@ def test_a_replica_may_be_lost_while_another_is_still_being_caught_up_with() -> 
             await session.flush()
             f.asr["b"].dies_in_push = True
             f.asr["c"].slowness = 0.5
+            f.asr["d"].appetite = 1_000
             f.asr["a"].die()
             await asyncio.sleep(1.0)
             f.asr["c"].die()
@@ -216,6 +224,7 @@ def test_a_session_that_was_finished_still_gets_its_last_final() -> None:
             await reader.done
             assert reader.texts == ["12000 samples"]
             assert session.moves == 1
+            assert not f.asr.replicas._listeners
 
     play(script)
 
@@ -293,6 +302,18 @@ def test_a_push_that_failed_for_no_known_reason_is_made_elsewhere() -> None:
     play(script)
 
 
+def test_a_push_that_found_the_replica_gone_does_not_wait_for_the_event_stream() -> None:
+    async def script(f: Fixture) -> None:
+        async with f.session() as session:
+            f.asr["a"].push_failure = ReplicaLost("The connection to the replica broke.")
+            await session.push(pcm(0, 12_000))
+            assert (await session.finalize()).text == "12000 samples"
+            assert f.time.now < 1_000.1
+            assert (session.replica, session.moves) == ("b", 1)
+
+    play(script)
+
+
 @pytest.mark.parametrize("error", [None, SessionClosed("The recognition stream has ended.")])
 def test_a_stream_that_ended_too_early_goes_on_elsewhere(error: Exception | None) -> None:
     async def script(f: Fixture) -> None:
@@ -307,14 +328,20 @@ def test_a_stream_that_ended_too_early_goes_on_elsewhere(error: Exception | None
 
 
 @pytest.mark.parametrize("error", [StreamStalled("No audio."), EngineFailed("The model failed.")])
-def test_why_the_event_stream_ended_is_told_and_nothing_is_opened_again(error: Exception) -> None:
+@pytest.mark.parametrize("push_finds_out_first", [True, False])
+def test_why_the_event_stream_ended_is_told_and_nothing_is_opened_again(
+    error: Exception, push_finds_out_first: bool
+) -> None:
     async def script(f: Fixture) -> None:
         async with f.session() as session:
             reader = Reader(session)
             await session.push(pcm(0, 12_000))
             await session.flush()
-            f.asr["a"].end_streams(error)
             asking = asyncio.create_task(session.finalize())
+            if push_finds_out_first:
+                f.asr["a"].forget_sessions()
+                await asyncio.sleep(0.8)
+            f.asr["a"].end_streams(error)
             results = await asyncio.gather(reader.done, asking, return_exceptions=True)
             assert results == [error, error]
             with pytest.raises(type(error)):

@@ -14,10 +14,6 @@ from scripted_engines import RATE
 
 SECOND = RATE  # samples
 
-left_behind = pytest.mark.xfail(
-    strict=True, reason="the timer of a replica that was lost stands for the next one's too"
-)
-
 # --- from a replica that stops -----------------------------------------------
 
 
@@ -129,6 +125,25 @@ def test_a_session_that_began_on_a_replica_that_then_stopped_moves_too() -> None
     play(script)
 
 
+def test_what_the_replica_that_was_left_says_does_not_count_any_more() -> None:
+    async def script(f: Fixture) -> None:
+        async with f.session() as session:
+            f.asr["b"].appetite = 0
+            await session.push(pcm(0, 500))
+            flushing = asyncio.create_task(session.flush())
+            await asyncio.sleep(0.75 * CALL_S)
+            f.asr.serve("b")  # with a call under way
+            await asyncio.sleep(1.0)
+            assert session.replica == "b"
+            assert f.asr["a"].heard == pcm(0, 500)
+            assert not flushing.done()
+            f.asr["b"].appetite = None
+            await flushing
+            assert (await session.finalize()).text == "500 samples"
+
+    play(script)
+
+
 def test_a_session_moves_on_if_its_next_replica_stops_too() -> None:
     async def script(f: Fixture) -> None:
         async with f.session() as session:
@@ -164,7 +179,6 @@ def test_all_sessions_of_a_replica_move_and_those_of_others_stay() -> None:
 # --- a replica that was lost before its sessions had left it -----------------
 
 
-@left_behind
 def test_a_session_whose_stopping_replica_died_has_no_reason_to_leave_the_next() -> None:
     async def script(f: Fixture) -> None:
         async with f.session() as session:
@@ -181,7 +195,6 @@ def test_a_session_whose_stopping_replica_died_has_no_reason_to_leave_the_next()
     play(script)
 
 
-@left_behind
 def test_a_session_whose_stopping_replica_died_leaves_the_next_if_that_stops_too() -> None:
     async def script(f: Fixture) -> None:
         async with f.session() as session:

@@ -115,8 +115,11 @@ def test_an_engine_without_seeds_says_the_sentence_again() -> None:
         pcm = audio(chunks)
         first, again = rendition(0, 300, ord("a")), rendition(1, 250, ord("a"))
         assert pcm[: 2 * 500] == first.tobytes() + again[:200].tobytes()
-        fade = 40  # 5 ms
-        rest = rendition(1, 250, ord("b"))[fade:].tobytes()
+        new = rendition(1, 250, ord("b"))
+        seam = int.from_bytes(pcm[2 * 500 : 2 * 501], "little", signed=True)
+        fade = 40  # samples: 5 ms
+        assert abs(seam - new[0] - again[199] * fade / (fade + 1)) <= 1, "there is no click"
+        rest = new[fade:].tobytes()
         assert pcm[2 * (500 + fade) :] == rest + rendition(2, 400, ord("b")).tobytes()
 
     play(script)
@@ -220,6 +223,21 @@ def test_an_utterance_under_way_tries_again_where_it_is_refused() -> None:
     play(script)
 
 
+def test_each_replica_that_is_lost_is_another_reason_to_be_patient() -> None:
+    async def script(f: Fixture) -> None:
+        f.tts.serve("abc")
+        f.tts["a"].lives_for = f.tts["b"].lives_for = 3
+        f.tts["c"].refusal = full("c")
+        stream = f.say(TEXT)
+        chunks = [await anext(stream) for _ in range(2 + 1)]  # of the next replica too
+        await asyncio.sleep(20.0)
+        asyncio.get_running_loop().call_later(9.0, setattr, f.tts["c"], "refusal", None)
+        chunks += [chunk async for chunk in stream]
+        assert audio(chunks) == undisturbed(TEXT)
+
+    play(script)
+
+
 @pytest.mark.parametrize("refuses", [True, False])
 def test_an_utterance_under_way_gives_up_in_time(refuses: bool) -> None:
     async def script(f: Fixture) -> None:
@@ -276,11 +294,14 @@ def test_reports_count_the_samples_of_the_replica_they_go_to() -> None:
     play(script)
 
 
-def test_a_report_that_fails_disturbs_nobody() -> None:
+def test_a_report_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
     async def script(f: Fixture) -> None:
         f.tts["a"].lead = 0
         f.tts.failure = ReplicaLost("The connection broke.")
         assert audio(await read(f.say(TEXT))) == undisturbed(TEXT)
+        await asyncio.sleep(0.1)
+        gc.collect()
+        assert caplog.records == []
 
     play(script)
 

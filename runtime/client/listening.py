@@ -118,8 +118,7 @@ class Listening:
         """End the session at once, from any callback of the loop."""
         self.over = True
         self._unsubscribe()
-        if self._moving is not None:
-            self._moving.cancel()
+        self._stop_moving()
         if self._link is not None:
             self._link.close()
         if self._task is not None:
@@ -164,6 +163,7 @@ class Listening:
             while not await self._read(link):
                 link.close()
                 self._link = None
+                self._stop_moving()
                 self._heard_before_s = max(self._heard_s, self._heard_before_s)
                 self.moves += 1
                 if self.buffer.dropped:
@@ -227,10 +227,13 @@ class Listening:
             self._moving = loop.call_later(wait_s, self._move, link)
 
     def _move(self, link: _Link) -> None:
+        self._stop_moving()
+        link.leave()
+
+    def _stop_moving(self) -> None:
         if self._moving is not None:
             self._moving.cancel()
             self._moving = None
-        link.leave()
 
     # --- what the link tells -------------------------------------------------
 

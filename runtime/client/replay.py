@@ -72,6 +72,7 @@ class ReplayBuffer:
 
     def settle(self, before: int) -> None:
         """Nothing before this sample will be needed again."""
+        self.dropped = min(self.dropped, max(0, self._first - before))
         self._cut(max(0, min(before, self.end) - self._first))
 
     def answered(self, number: int) -> None:

@@ -65,6 +65,7 @@ class Replica:
         blocks: All that was pushed to it.
         sessions: Those that it knows.
         refusal: What it answers to who wants to begin.
+        hangs_up: It ends calls before they begin.
         beginning: It begins calls; without it they wait.
         slowness: Seconds its engine takes for a second of audio.
         longest: Samples of an utterance that its engine ends by itself; 0 if it does not.
@@ -81,6 +82,7 @@ class Replica:
         self.blocks: list[Block] = []
         self.sessions: dict[str, Session] = {}
         self.refusal: SpeechError | None = None
+        self.hangs_up = False
         self.beginning = asyncio.Event()
         self.beginning.set()
         self.slowness = 0.0
@@ -98,6 +100,8 @@ class Replica:
             stream.put(ReplicaLost(f"Replica {self.name} is dead."))
         elif self.refusal is not None:
             stream.put(self.refusal)
+        elif self.hangs_up:
+            stream.put(None)
         else:
             serving = asyncio.create_task(self._serve(stream, session_id, options))
             self._serving[serving] = stream
@@ -203,13 +207,15 @@ class FakeAsr(FakeDeployment[Replica]):
         self._check_alive()
         called = self[replica]
         await asyncio.sleep(CALL_S / 2)
-        if called.push_failure is not None:
-            raise called.push_failure
-        answers = called.push(blocks) if called.alive else ()
+        failure = called.push_failure
+        answers = called.push(blocks) if called.alive and failure is None else ()
         await asyncio.sleep(CALL_S / 2)
         if not called.alive:
+            failure = ReplicaLost(f"Replica {replica} is dead.")
+        if isinstance(failure, ReplicaLost):
             self.replicas.lost(replica)
-            raise ReplicaLost(f"Replica {replica} is dead.")
+        if failure is not None:
+            raise failure
         return answers
 
     def pusher(self, replica: str) -> Pusher:
