@@ -54,7 +54,8 @@ class Session:
         if self.failure.done():
             return Acknowledgement(self._received, _as_speech_error(self.failure.exception()))
         missing = block.first_sample > self._received
-        full = self._held > _MAX_HELD_S * self._rates[0]
+        # Ending an utterance costs no room; audio does.
+        full = self._held > _MAX_HELD_S * self._rates[0] and block.next_sample > self._received
         if not missing and not full:
             news = Block(
                 block.session,

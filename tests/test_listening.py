@@ -20,12 +20,6 @@ from runtime.errors import EngineFailed, ReplicaLost, SessionClosed, StreamStall
 
 SECOND = RATE  # samples
 
-told_twice = pytest.mark.xfail(
-    strict=True, reason="a partial up to the very sample of the last one passes again"
-)
-rounded_down = pytest.mark.xfail(
-    strict=True, reason="settled_s is rounded down to samples: one sample is heard again"
-)
 
 # --- in the middle of an utterance -------------------------------------------
 
@@ -78,8 +72,8 @@ def test_times_utterances_and_requests_count_from_the_start_of_the_session() -> 
     [
         (25, None),
         (29, None),
-        pytest.param(24, None, marks=told_twice),
-        pytest.param(29, 1_000, marks=told_twice),
+        (24, None),
+        (29, 1_000),
     ],
 )
 def test_what_was_heard_before_is_not_told_again(blocks: int, appetite: int | None) -> None:
@@ -245,7 +239,7 @@ def test_after_its_last_final_a_session_ends_quietly_though_its_replica_is_lost(
     play(script)
 
 
-@pytest.mark.parametrize("longest", [1_000, pytest.param(1_001, marks=rounded_down)])
+@pytest.mark.parametrize("longest", [1_000, 1_001])
 def test_utterances_that_ended_by_themselves_are_not_heard_again(longest: int) -> None:
     async def script(f: Fixture) -> None:
         f.asr["a"].longest = longest

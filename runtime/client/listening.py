@@ -73,6 +73,7 @@ class Listening:
         self._utterances = 0  # finals so far
         self._heard_s = 0.0  # audio time of the last partial of this utterance
         self._heard_before_s = 0.0  # the same, of the replica before
+        self._opening: CallStream | None = None
         self._link: _Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -119,6 +120,8 @@ class Listening:
         self.over = True
         self._unsubscribe()
         self._stop_moving()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._link is not None:
             self._link.close()
         if self._task is not None:
@@ -142,13 +145,19 @@ class Listening:
             stream = self._calls.stream(
                 "recognize", PROTOCOL_VERSION, self.id, self._options, resumed
             )
+            self._opening = stream
             try:
                 started = await stream.first(min(self._answer_timeout_s, self._patience.left_s))
+                if self.over:
+                    stream.cancel()
+                    raise SessionClosed("The session was closed while it was being opened.")
                 if not isinstance(started, RecognitionStarted):
                     raise ReplicaLost("The replica ended the call before it began.")
             except (Overloaded, ReplicaLost) as error:
                 await self._patience.wait(error, begun=resumed)
                 continue
+            finally:
+                self._opening = None
             self._patience.answered()
             self.started = started
             pusher = self._calls.pusher(started.replica)
@@ -200,7 +209,7 @@ class Listening:
 
     def _note(self, event: RecognitionEvent, link: _Link) -> None:
         if isinstance(event, PartialTranscript):
-            if event.end_s < self._heard_before_s:
+            if event.end_s <= self._heard_before_s:
                 return  # heard again by this replica, and passed on long ago
             self._heard_s = event.end_s
         else:
@@ -208,7 +217,7 @@ class Listening:
             self._heard_s = self._heard_before_s = 0.0
             if event.request:
                 self.buffer.answered(event.request)
-            self.buffer.settle(int(event.settled_s * self._options.sample_rate))
+            self.buffer.settle(round(event.settled_s * self._options.sample_rate))
         self._on_event(event)
         if isinstance(event, FinalTranscript) and self._moving is not None:
             self._move(link)

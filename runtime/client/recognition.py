@@ -120,13 +120,15 @@ class RecognitionSession:
         self._check_open()
         self._clock.captured(self._listening.buffer.end, len(pcm) // 2)
         for start in range(0, len(pcm), 2 * self._unacknowledged):
+            await self._catch_up()  # what is on its way must not be dropped for what is new
             self._listening.push(pcm[start : start + 2 * self._unacknowledged])
-            while self._behind() > self._unacknowledged:
-                await self._inbox.changed()
-                self._check_open()
+        await self._catch_up()
 
-    def _behind(self) -> int:
-        return self._listening.buffer.end - self._listening.acknowledged
+    async def _catch_up(self) -> None:
+        listening = self._listening
+        while listening.buffer.end - listening.acknowledged > self._unacknowledged:
+            await self._inbox.changed()
+            self._check_open()
 
     async def flush(self) -> None:
         """Wait until a replica has all that was pushed so far.

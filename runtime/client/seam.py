@@ -39,7 +39,7 @@ class Splice:
         """The part of a chunk that is new, in its place; None if there is none."""
         first = self._starts_at + chunk.first_sample
         self._piece = chunk.piece if self._piece is None else self._piece
-        if first < self._delivered and (chunk.end or chunk.piece != self._piece):
+        if first < self._delivered and chunk.piece != self._piece:
             # This rendition of the piece is shorter than what was delivered of the other.
             self._starts_at += self._delivered - first
             first = self._delivered
@@ -50,7 +50,8 @@ class Splice:
         if known == chunk.samples and not chunk.end:
             return None
         pcm = self._faded_in(samples[known:], chunk.sample_rate)
-        return replace(chunk, pcm=pcm, first_sample=first + known)
+        # An end that comes before the seam belongs to a shorter rendition, too.
+        return replace(chunk, pcm=pcm, first_sample=max(first + known, self._delivered))
 
     def _faded_in(self, samples: np.ndarray, rate: int) -> bytes:
         if self._faded is None:

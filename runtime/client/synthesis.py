@@ -95,6 +95,7 @@ class SynthesisStream:
         if isinstance(started, SynthesisStarted):
             self._patience.answered()
             self.started = started
+            self.takeovers += resumed
         elif not self._closed:
             raise ReplicaLost("The replica ended the call before it began.")
 
@@ -119,7 +120,6 @@ class SynthesisStream:
             return
         if isinstance(error, ReplicaLost) and self.started is not None:
             self._calls.replicas.lost(self.started.replica)
-            self.takeovers += 1
         await self._patience.wait(error, begun=self.started is not None)
 
     def _note(self, chunk: AudioChunk) -> None:
