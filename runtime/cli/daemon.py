@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from runtime.config import config_label, find_config, read_config, speech_applic
 from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon, sole_daemon
 from runtime.errors import DaemonUnavailable, SpeechError
 from runtime.memory.process import ProcessMemory, process_tree
+from runtime.replica import EngineInfo, ReplicaInfo
 from runtime.settings import Settings
 
 _GIB = 1 << 30
@@ -173,24 +175,33 @@ async def _deployments() -> list[dict[str, Any]]:
                 "message": deployment.message,
                 "engines": [],
             }
-            if deployment.status == "HEALTHY":
-                info = (await client.info())[name]
-                row["engines"] = [
-                    {
-                        "role": engine.role,
-                        "name": engine.name,
-                        "load_s": round(engine.load.seconds, 2),
-                        "active": engine.active,
-                        "slots": engine.capabilities.slots,
-                    }
-                    for engine in info.engines
-                ]
+            if "RUNNING" in row["replicas"]:
+                row["engines"] = _engines_of(await client.replicas(name))
             rows.append(row)
         return rows
     except DaemonUnavailable as error:
         raise DaemonUnavailable(f"The deployments do not answer: {error}") from error
     finally:
         await client.aclose()
+
+
+def _engines_of(replicas: Sequence[ReplicaInfo]) -> list[dict[str, Any]]:
+    """The engines of a deployment, with the slots of all its replicas together."""
+    by_role: dict[str, list[EngineInfo]] = {}
+    for replica in replicas:
+        for engine in replica.engines:
+            by_role.setdefault(engine.role, []).append(engine)
+    return [
+        {
+            "role": role,
+            "name": engines[0].name,
+            "load_s": round(max(engine.load.seconds for engine in engines), 2),
+            "active": sum(engine.active for engine in engines),
+            "waiting": sum(engine.waiting for engine in engines),
+            "slots": sum(engine.capabilities.slots for engine in engines),
+        }
+        for role, engines in by_role.items()
+    ]
 
 
 def _as_json(
@@ -232,6 +243,8 @@ def _print_status(
             replicas = ", ".join(f"{n} {s.lower()}" for s, n in row["replicas"].items())
             for engine in row["engines"] or [{}]:
                 used = f"{engine['active']} of {engine['slots']}" if engine else ""
+                if engine.get("waiting"):
+                    used += f", {engine['waiting']} waiting"
                 table.add_row(
                     row["name"],
                     row["status"].lower(),
