@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from deployments.identity import census, replica_id, replica_info
+from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.session import Session
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
@@ -87,6 +87,7 @@ class ASR:
             tag_keys=("mode",),
         )
         self._aborts = AbortLog("asr")
+        settle_memory()
 
     def _limits(self) -> Limits:
         return Limits(self._config.max_waiting, self._config.max_wait_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 
 from ray import serve
@@ -29,6 +30,16 @@ def replica_info(engines: tuple[EngineInfo, ...]) -> ReplicaInfo:
         protocol=PROTOCOL_VERSION,
         engines=engines,
     )
+
+
+def settle_memory() -> None:
+    """Call once everything is loaded: the garbage collector looks at none of it again.
+
+    A full collection looks at all objects of Ray and of the model's libraries, which holds
+    the event loop for 50 ms and more: audible, where forty streams of audio pass through it.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def census(streams: int) -> Census:

@@ -13,7 +13,7 @@ from typing import Any
 from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
-from deployments.identity import census, replica_id, replica_info
+from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
 from runtime.config import TtsArgs, TtsUserConfig, validate
@@ -99,6 +99,7 @@ class TTS:
             boundaries=[1, 10, 50, 100, 500, 1000, 5000, 30000],
         )
         self._aborts = AbortLog("tts")
+        settle_memory()
 
     def _limits(self) -> Limits:
         return Limits(self._config.max_waiting, self._config.max_wait_s)

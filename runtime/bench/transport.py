@@ -1,12 +1,14 @@
 """What everything around the engines costs: many streams of engines that cost nothing.
 
 Two replicas of each deployment. Sessions push 80 ms blocks as microphones do, from one
-or several processes; synthesis streams tick in chunks of 20 ms.
+or several processes; synthesis streams tick in chunks of 20 ms. ``stolen_percent`` is
+processor time that the machine did not get: latencies of a run that was robbed are not its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -18,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runtime.bench.engines import SAMPLE_RATE, left_at
-from runtime.bench.load import Playback
+from runtime.bench.load import Playback, processor_ticks
 from runtime.bench.report import distribution
 from runtime.client import SpeechClient
 from runtime.config import BUILDER
@@ -28,6 +30,7 @@ from runtime.speech import FinalTranscript
 BLOCK_S = 0.080
 _BLOCK = bytes(2 * int(BLOCK_S * SAMPLE_RATE))
 _CHARACTERS_A_SECOND = 1 / 0.06  # see PacedSynthesizer
+_BEGIN_WITHIN_S = 2.01  # utterances begin one after the other, and at odds with their chunks
 _BUFFERED_S = 0.060  # what a player holds before it starts
 
 
@@ -103,7 +106,8 @@ async def synthesis(settings: Settings, streams: int, seconds: float) -> Tally:
     try:
         async with asyncio.TaskGroup() as group:
             for number in range(streams):
-                group.create_task(_read(client, number * 0.02 / streams, seconds, tally))
+                delay_s = number * _BEGIN_WITHIN_S / streams
+                group.create_task(_read(client, delay_s, seconds, tally))
     finally:
         await client.aclose()
     return tally
@@ -137,9 +141,11 @@ async def sweep(
     plan = [("recognition", count, processes) for count, processes in sessions]
     plan += [("synthesis", count, 1) for count in streams]
     for kind, count, processes in plan:
+        before = processor_ticks()
         tallies = await asyncio.to_thread(_in_processes, settings, kind, count, processes, seconds)
         latencies = [ms for tally in tallies for ms in tally.latency_ms]
         calls = sum(tally.calls for tally in tallies)
+        total, stolen = (now - then for now, then in zip(processor_ticks(), before, strict=True))
         row = {
             "path": "push to acknowledgement" if kind == "recognition" else "chunk delivery",
             "streams": count,
@@ -149,6 +155,7 @@ async def sweep(
             "wrong": sum(tally.wrong for tally in tallies),
             "underruns": sum(tally.underruns for tally in tallies),
             "push_calls_a_second": round(calls / seconds, 1) if calls else None,
+            "stolen_percent": round(100 * stolen / total, 1) if total else None,
         }
         rows.append(row)
         on_row(row)
@@ -177,6 +184,7 @@ def _in_processes(
 
 def main() -> None:
     """One process of a row: ``recognition|synthesis STREAMS SECONDS``."""
+    gc.freeze()
     kind, streams, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     work = recognition if kind == "recognition" else synthesis
     tally = asyncio.run(work(Settings(), streams, seconds))
