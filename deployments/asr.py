@@ -39,6 +39,7 @@ from runtime.speech import (
 )
 
 _STOPPING = "The daemon is stopping."
+_WORD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class ASR:
         """Load the engines, one after the other: their peaks must not add up."""
         self._config = AsrUserConfig()
         self._sessions: dict[str, Session] = {}
+        self._draining_since: float | None = None
         self._engines: dict[RecognitionMode, _Loaded] = {}
         chosen: dict[RecognitionMode, RecognizerArgs | None] = {
             "live": args.live,
@@ -138,8 +140,13 @@ class ASR:
         """
         for loaded in self._engines.values():
             loaded.admission.close(_STOPPING)
+        now = asyncio.get_running_loop().time()
+        if self._draining_since is None:
+            self._draining_since = now
+        # A word that has just begun shows in a partial soon.
+        late = abort or now - self._draining_since >= _WORD_S
         for session in self._sessions.values():
-            if abort or not session.busy:
+            if late and (abort or not session.busy):
                 session.fail(DaemonUnavailable(_STOPPING))
         return sum(loaded.admission.taken for loaded in self._engines.values())
 
@@ -181,7 +188,7 @@ class ASR:
                                 session.heard(event)
                                 yield event
                 finally:
-                    await self._close(session_id)
+                    await self._close(session_id, session)
             outcome = "done"
         except SpeechError as error:
             outcome = type(error).__name__
@@ -195,14 +202,15 @@ class ASR:
     def _open(self, session_id: str, loaded: _Loaded, options: RecognitionOptions) -> Session:
         stream = loaded.engine.open(options)
         rate = loaded.engine.capabilities.sample_rate
-        session = Session(stream, options.mode, options.sample_rate, rate)
+        session = Session(stream, options, rate)
         session.close_when_idle(self._config.idle_timeout_s)
         self._sessions[session_id] = session
         self._sessions_open.set(len(self._sessions))
         return session
 
-    async def _close(self, session_id: str) -> None:
-        session = self._sessions.pop(session_id)
+    async def _close(self, session_id: str, session: Session) -> None:
+        if self._sessions.get(session_id) is session:  # and not opened again meanwhile
+            del self._sessions[session_id]
         self._sessions_open.set(len(self._sessions))
         if session.seconds:
             self._audio.inc(session.seconds)

@@ -13,7 +13,7 @@ from runtime.speech import (
     FinalTranscript,
     PartialTranscript,
     RecognitionEvent,
-    RecognitionMode,
+    RecognitionOptions,
     RecognitionStream,
 )
 
@@ -27,14 +27,12 @@ class Session:
         failure: Has an exception once the session cannot go on.
     """
 
-    def __init__(
-        self, stream: RecognitionStream, mode: RecognitionMode, from_rate: int, to_rate: int
-    ) -> None:
-        """Rates in Hz: the caller's and the engine's. Needs a running event loop."""
+    def __init__(self, stream: RecognitionStream, options: RecognitionOptions, rate: int) -> None:
+        """``rate`` is the engine's, in Hz. Needs a running event loop."""
         self.stream = stream
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._rates = (from_rate, to_rate)
-        self._resampler = Resampler(from_rate, to_rate)
+        self._rates = (options.sample_rate, rate)
+        self._resampler = Resampler(*self._rates)
         self._received = 0  # samples, at the caller's rate
         self._held = 0
         self._requests = 0  # to finalize
@@ -43,8 +41,10 @@ class Session:
         self._arrived = asyncio.Event()
         self._last_heard = time.monotonic()
         self._idle: asyncio.TimerHandle | None = None
-        self._mode = mode
-        self._in_utterance = mode == "file"  # a recording has an end, and is heard out
+        # A recording has an end, and is heard out; so is whoever asked for no partials, as
+        # nothing else tells that somebody speaks.
+        self._always_busy = options.mode == "file" or not options.partials
+        self._in_utterance = False
         self._unanswered = 0
         self._feeding = asyncio.create_task(self._feed())
 
@@ -79,7 +79,7 @@ class Session:
             self._in_utterance = True
         elif isinstance(event, FinalTranscript):
             self._unanswered -= bool(event.request)
-            self._in_utterance = self._mode == "file"
+            self._in_utterance = False
 
     @property
     def seconds(self) -> float:
@@ -89,7 +89,8 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether an utterance is under way or a final is owed."""
-        return self._in_utterance or self._unanswered > 0
+        owed = self._unanswered > 0 or self._finished or self._held > 0
+        return self._always_busy or self._in_utterance or owed
 
     def close_when_idle(self, timeout_s: float) -> None:
         """Fail with StreamStalled once no audio has come for ``timeout_s`` seconds."""

@@ -240,7 +240,8 @@ class TTS:
                     with abort.noted():
                         await lead.wait_for_reader(chunk.next_sample)
         finally:
-            del self._leads[stream_id]
+            if self._leads.get(stream_id) is lead:  # and not opened again meanwhile
+                del self._leads[stream_id]
             self._active.set(len(self._leads))
             if made:
                 self._audio.inc(made / rate)

@@ -88,9 +88,22 @@ def test_a_session_that_is_closed_while_it_is_opened_frees_its_slot() -> None:
         await asyncio.sleep(1.0)
         session.cancel()
         await asyncio.sleep(CALL_S)
-        f.asr["a"].beginning.set()
-        await asyncio.wait({opening})
-        await asyncio.sleep(CALL_S)
+        assert isinstance(opening.exception(), SessionClosed)
+        assert f.asr.slots_taken == 0
+
+    play(script)
+
+
+def test_a_session_that_is_closed_while_it_looks_for_a_replica_is_not_opened() -> None:
+    async def script(f: Fixture) -> None:
+        session = f.session()
+        f.asr["a"].hangs_up = True
+        opening = asyncio.create_task(session.__aenter__())
+        await asyncio.sleep(3.0)
+        session.cancel()
+        f.asr["a"].hangs_up = False
+        await asyncio.sleep(1.0)
+        assert isinstance(opening.exception(), SessionClosed)
         assert f.asr.slots_taken == 0
 
     play(script)

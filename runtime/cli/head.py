@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.config import (
     APPLICATION,
@@ -50,6 +50,9 @@ from runtime.engines import make_recognizer, make_synthesizer
 from runtime.errors import ConfigError, DaemonUnavailable, SpeechError
 from runtime.settings import Settings
 from runtime.speech import PROTOCOL_VERSION
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
 
 _OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
 _MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
@@ -95,6 +98,7 @@ def running(
     environment = own_cluster_environment(settings) if own else joined_cluster_environment()
     adopt_environment(environment)
     schema = _schema(document, config_name)
+    ours: list[str] = []  # applications that are here because of us
     with sole_daemon(settings):
         make_token(settings)
         try:
@@ -114,12 +118,12 @@ def running(
                 protocol=PROTOCOL_VERSION,
             )
             write_record(settings, record)
+            ours = [application.name for application in schema.applications]
             _deploy(schema, settings, started, on_progress)
             record = replace(record, ready_s=round(time.monotonic() - started, 2))
             write_record(settings, record)
             yield record
         finally:
-            ours = [application.name for application in schema.applications]
             _stop(ours, settings, cluster=own)
             remove_record(settings)
 
@@ -296,24 +300,38 @@ def _stop(applications: list[str], settings: Settings, *, cluster: bool) -> None
 async def _drain(applications: list[str], timeout_s: float) -> None:
     """Begin nothing new, and return once all is said or ``timeout_s`` is over."""
     from ray import serve
+    from ray.serve.handle import DeploymentHandle
 
     running = serve.status().applications
+    # Made here and not by Serve, which would want to shut them down after their loop.
     handles = [
-        serve.get_deployment_handle(deployment, name)
+        DeploymentHandle(deployment, name)
         for name in applications
         if name in running
         for deployment in running[name].deployments
         if deployment in (ASR_DEPLOYMENT, TTS_DEPLOYMENT)
     ]
     deadline = time.monotonic() + timeout_s
-    while True:
-        late = time.monotonic() >= deadline
-        async with asyncio.timeout(_DRAIN_CALL_S):
-            answers = [handle.broadcast("drain", late) for handle in handles]
-            left = [count for answer in answers for count in await answer.results_async()]
-        if late or not sum(left):
-            return
-        await asyncio.sleep(_POLL_S)
+    try:
+        while True:
+            late = time.monotonic() >= deadline
+            left = await asyncio.gather(*(_drain_replicas(handle, late) for handle in handles))
+            if late or not sum(left):
+                return
+            await asyncio.sleep(_POLL_S)
+    finally:
+        for handle in handles:
+            await handle.shutdown_async()
+
+
+async def _drain_replicas(handle: DeploymentHandle, abort: bool) -> int:
+    """How many streams are left on the replicas that answer; the others are not waited for."""
+    answer = handle.broadcast("drain", abort)
+    try:
+        counts = await answer.results_async(timeout_s=_DRAIN_CALL_S, return_exceptions=True)
+    except Exception:
+        return 0
+    return sum(count for count in counts if isinstance(count, int))
 
 
 def _forget_old_sessions(ray_dir: Path) -> None:

@@ -147,6 +147,9 @@ class CallStream:
             raise ReplicaLost("The replica cancelled the call: it is being stopped.") from None
         except asyncio.CancelledError:
             self.cancel()
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # Ray's doing, not our caller's
+                raise ReplicaLost("The connection to the replica was closed.") from None
             raise
         except Exception as error:
             self._over = True

@@ -76,7 +76,12 @@ class SpeechClient:
         claim_event_loop()
         settings = settings or Settings()
         attachment = await attach(settings, address)
-        return cls(await deployments(application, attachment), settings, attachment)
+        try:
+            calls = await deployments(application, attachment)
+        except BaseException:
+            await attachment.detach()
+            raise
+        return cls(calls, settings, attachment)
 
     async def aclose(self) -> None:
         """End all streams; the last client to close disconnects this process.
@@ -193,7 +198,7 @@ class SpeechClient:
             if not first:
                 raise AudioFormatError("The recording holds no samples.")
             transcript: Transcript = await self._persistently(
-                calls, "transcribe", PROTOCOL_VERSION, first, options
+                calls, "transcribe", PROTOCOL_VERSION, first, options, resumable=True
             )
             if on_utterance is not None:
                 for utterance in transcript.utterances:
@@ -201,14 +206,23 @@ class SpeechClient:
             return transcript
         return await _transcribe_long(self._session(options), [first, second], blocks, on_utterance)
 
-    async def _persistently(self, calls: DeploymentCalls, method: str, *args: Any) -> Any:
-        """Call any replica, and another one if it is lost; for calls that change nothing."""
+    async def _persistently(
+        self, calls: DeploymentCalls, method: str, *args: Any, resumable: bool = False
+    ) -> Any:
+        """Call any replica, and another one if it is lost; for calls that change nothing.
+
+        ``resumable`` methods take whether the call was under way as their last argument.
+        """
         patience = calls.patience(self._settings.takeover_timeout_s)
+        begun = False
         while True:
             try:
-                return await calls.call(method, *args)
+                if calls.replicas.none_left:
+                    raise ReplicaLost("No replica runs.")
+                return await calls.call(method, *args, *((begun,) if resumable else ()))
             except (Overloaded, ReplicaLost) as error:
-                await patience.wait(error, begun=False)
+                begun |= isinstance(error, ReplicaLost)
+                await patience.wait(error, begun=begun)
 
     # --- the daemon ----------------------------------------------------------
 

@@ -150,6 +150,7 @@ class Attachment:
 
 
 _attachment: Attachment | None = None
+_attaching = asyncio.Lock()
 
 
 async def attach(settings: Settings, address: str | None) -> Attachment:
@@ -158,6 +159,11 @@ async def attach(settings: Settings, address: str | None) -> Attachment:
     Raises:
         DaemonUnavailable: Not within ``settings.connect_timeout_s``; the message has the mend.
     """
+    async with _attaching:
+        return await _attach(settings, address)
+
+
+async def _attach(settings: Settings, address: str | None) -> Attachment:
     global _attachment
     if _attachment is not None and _attachment.ended:
         await _attachment.leave()

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runtime.client.replay import ReplayBuffer, Stretch
-from runtime.errors import Overloaded, ReplicaLost, SessionClosed
+from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost, SessionClosed
 from runtime.replica import Acknowledgement, Block, RecognitionStarted
 from runtime.settings import Settings
 from runtime.speech import (
@@ -141,6 +141,7 @@ class Listening:
     async def _open(self) -> _Link:
         """Open the session on any replica, for as long as there is patience."""
         resumed = self.started is not None
+        self._patience.begin()
         while True:
             stream = self._calls.stream(
                 "recognize", PROTOCOL_VERSION, self.id, self._options, resumed
@@ -185,6 +186,10 @@ class Listening:
                 link = await self._open()
         except Exception as error:
             self.failure = error
+        except asyncio.CancelledError:
+            if not self.over:  # by nobody here
+                self.failure = DaemonUnavailable("The session was cancelled from outside.")
+            raise
         finally:
             link.close()
             self._link = None
@@ -209,7 +214,7 @@ class Listening:
 
     def _note(self, event: RecognitionEvent, link: _Link) -> None:
         if isinstance(event, PartialTranscript):
-            if event.end_s <= self._heard_before_s:
+            if event.end_s <= self._heard_before_s + 0.5 / self._options.sample_rate:
                 return  # heard again by this replica, and passed on long ago
             self._heard_s = event.end_s
         else:
@@ -217,7 +222,10 @@ class Listening:
             self._heard_s = self._heard_before_s = 0.0
             if event.request:
                 self.buffer.answered(event.request)
-            self.buffer.settle(round(event.settled_s * self._options.sample_rate))
+            else:
+                # Times are the engine's, at its own rate: never trust them beyond what it was sent.
+                settled = round(event.settled_s * self._options.sample_rate)
+                self.buffer.settle(min(settled, link.sent))
         self._on_event(event)
         if isinstance(event, FinalTranscript) and self._moving is not None:
             self._move(link)
@@ -271,6 +279,7 @@ class _Link:
         self._rate = owner._options.sample_rate
         self._base = owner.buffer.first  # the replica's first sample, in the session
         self._position = self._base  # the next sample to push, in the session
+        self.sent = self._base  # up to where the replica may have the audio
         self._utterances = utterances
         self._asked: list[int] = []  # the session's number of each of the replica's requests
         self._finished = False
@@ -335,6 +344,7 @@ class _Link:
             finalize = len(self._asked)
         self._finished = request is not None and not request.number
         first = stretch.first_sample - self._base
+        self.sent = stretch.first_sample + len(stretch.pcm) // 2
         return Block(self._owner.id, first, stretch.pcm, finalize, self._finished)
 
     def acknowledged(self, block: Block, answer: Acknowledgement) -> None:
@@ -346,6 +356,9 @@ class _Link:
             return
         self._position = self._base + answer.received
         if answer.received < block.next_sample:
+            if answer.received < block.first_sample:
+                self.leave()  # it lacks audio that is no longer kept: a clock was off
+                return
             self._take_back(block)
             loop = asyncio.get_running_loop()
             self._pause = loop.call_later(_FULL_PAUSE_S, self.wake)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from runtime.errors import ReplicaLost
 from runtime.replica import Acknowledgement, Block
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _SHORTEST_TICK_S = 0.020
 _LONGEST_TICK_S = 0.040
 _SHARE = 4.0  # a tick lasts at least this many times as long as its call
 _SMOOTHING = 0.2
+_ANSWER_S = 10.0  # a replica answers a push at once, whatever its engine does
 _MAX_CALL_BYTES = 2 << 20  # a handle call carries at most 4 MiB
 
 
@@ -106,7 +108,13 @@ class Pusher:
         self._last_call = started = time.monotonic()
         self.calls += 1
         try:
-            answers = await self._calls.call("push", tuple(blocks), replica=self._replica)
+            async with asyncio.timeout(_ANSWER_S):
+                answers = await self._calls.call("push", tuple(blocks), replica=self._replica)
+        except TimeoutError:
+            hangs = ReplicaLost(f"The replica did not answer a push within {_ANSWER_S:g} s.")
+            for source in sources:
+                source.push_failed(hangs)
+            return
         except Exception as error:
             for source in sources:
                 source.push_failed(error)

@@ -23,9 +23,15 @@ class Replicas:
         """None known yet."""
         self._clock = clock
         self._serving: frozenset[str] = frozenset()
+        self._informed = False
         self._lost: dict[str, float] = {}
         self._full: dict[str, float] = {}
         self._listeners: set[Callable[[], None]] = set()
+
+    @property
+    def none_left(self) -> bool:
+        """Whether there were replicas, and none takes calls now."""
+        return self._informed and not self._serving
 
     @property
     def serving(self) -> frozenset[str]:
@@ -36,6 +42,7 @@ class Replicas:
     def update(self, serving: Iterable[str]) -> None:
         """Serve has told which replicas run; those that stop are no longer among them."""
         serving = frozenset(serving)
+        self._informed = self._informed or bool(serving)
         if serving != self._serving:
             self._serving = serving
             for listener in tuple(self._listeners):

@@ -46,6 +46,7 @@ class SynthesisStream:
         self._request = request
         self._answer_timeout_s = settings.answer_timeout_s
         self._patience = calls.patience(settings.takeover_timeout_s)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stream: CallStream | None = None
         self._closed = False
         self._splice: Splice | None = None
@@ -67,6 +68,7 @@ class SynthesisStream:
         Raises:
             SpeechError: The request is invalid, the engine failed, or the daemon is gone.
         """
+        self._loop = asyncio.get_running_loop()
         while not self._closed:
             try:
                 if self._stream is None:
@@ -90,6 +92,7 @@ class SynthesisStream:
         resumed = self.started is not None
         request = self._remaining() if resumed else self._request
         self._reported = 0
+        self._patience.begin()
         self._stream = self._calls.stream("synthesize", PROTOCOL_VERSION, self.id, request, resumed)
         started = await self._stream.first(min(self._answer_timeout_s, self._patience.left_s))
         if isinstance(started, SynthesisStarted):
@@ -165,5 +168,12 @@ class SynthesisStream:
         await self.aclose()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be going down
-            self.cancel()
+        # Perhaps in another thread, perhaps while the interpreter goes down.
+        if self._loop is not None and not self._closed:
+            with contextlib.suppress(Exception):
+                self._loop.call_soon_threadsafe(_cancel, self._stream)
+
+
+def _cancel(stream: CallStream | None) -> None:
+    if stream is not None:
+        stream.cancel()

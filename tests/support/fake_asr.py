@@ -116,7 +116,7 @@ class Replica:
         serving = asyncio.current_task()
         assert serving is not None
         await self.beginning.wait()
-        session = Session(Engine(self, options), options.mode, options.sample_rate, RATE)
+        session = Session(Engine(self, options), options, RATE)
         self.sessions[session_id] = session
         stream.put(RecognitionStarted("scripted", "en", self.name, 0.0))
         session.failure.add_done_callback(fail)
