@@ -143,7 +143,7 @@ def test_replicas_do_not_stand_back_behind_other_programs(daemon) -> None:
         for process in process_tree(running_daemon(daemon).pid)
         if process.name.startswith("ray::ServeReplica")
     ]
-    assert len(replicas) == 4
+    assert len(replicas) == 8
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in replicas} == {0}
 
 

@@ -335,5 +335,5 @@ def test_a_session_beyond_the_slots_is_told_when_to_come_back(scripted, run) -> 
                     pass
             return refusal.value.retry_after_s
 
-    assert run(crowd()) == 0.5
+    assert run(crowd()) == 1.0  # a first guess: no slot has become free yet
     assert run(no_session_is_left(scripted))

@@ -360,7 +360,7 @@ def test_the_end_of_a_turn_without_speech_is_answered_with_empty_text() -> None:
         assert await f.stream.finalize() == 1
         final = await anext(f.stream.events())
         at = pytest.approx(10 * FRAME_S)
-        assert final == FinalTranscript("", 0, at, at, request=1)
+        assert final == FinalTranscript("", 0, at, at, request=1, settled_s=at)
         assert f.model.decoded == []
 
     play(script, TURN)
