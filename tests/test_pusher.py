@@ -62,8 +62,10 @@ class Calls:
         assert not self._running, "one call at a time"
         self._running = True
         self.made.append(Call(self._time.now, replica, blocks))
-        await asyncio.sleep(self.takes_s)
-        self._running = False
+        try:
+            await asyncio.sleep(self.takes_s)
+        finally:
+            self._running = False
         if self.failure is not None:
             raise self.failure
         return tuple(Acknowledgement(block.next_sample) for block in blocks)
@@ -361,6 +363,24 @@ def test_every_source_hears_of_a_call_that_failed_however_it_failed(failure: Exc
         await f.idle()
         assert [source.errors for source in sources] == [[failure]] * 3
         assert [source.answers for source in sources] == [[]] * 3
+
+    play(script)
+
+
+def test_a_replica_that_does_not_answer_in_ten_seconds_is_lost() -> None:
+    async def script(f: Fixture) -> None:
+        source, late = f.sources(2)
+        f.calls.takes_s = 60.0
+        source.add(2)
+        await asyncio.sleep(0)
+        late.add(2)
+        await asyncio.sleep(9.9)
+        assert source.errors == []
+        f.calls.takes_s = 0.001
+        await f.idle()
+        assert [type(error) for error in source.errors] == [ReplicaLost]
+        assert f.calls.intervals == [pytest.approx(10.0)]
+        assert (len(late.errors), len(late.answers)) == (0, 1)
 
     play(script)
 

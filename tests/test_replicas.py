@@ -60,6 +60,20 @@ def test_no_replica_is_left_for_nobody(replicas: Replicas) -> None:
     assert not replicas.is_leaving("a"), "there is none to take over"
 
 
+def test_none_is_left_only_where_there_were_some(replicas: Replicas) -> None:
+    fresh = Replicas()
+    assert not fresh.none_left, "nothing has been told yet"
+    fresh.update([])
+    assert not fresh.none_left
+    assert not replicas.none_left
+    replicas.update([])
+    assert replicas.none_left
+    replicas.update("d")
+    assert not replicas.none_left
+    replicas.lost("d")
+    assert not replicas.none_left, "Serve still names it: it may be there"
+
+
 # --- lost --------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 _BLOCK_S = 10.0  # seconds of audio in a block at the most
 _FULL_PAUSE_S = 0.1  # before a replica that is behind is offered more
 _UTTERANCE_MAY_END_S = 5.0  # a session leaves a stopping replica at a final, or after this
+_MAX_LOSSES = 8  # replicas lost without a final before the session is the suspect
 _REASON_S = 1.0  # the event stream says why a session is over, shortly after a push found out
 
 
@@ -71,6 +72,8 @@ class Listening:
         self._requests = 0
         self._finishing = False
         self._utterances = 0  # finals so far
+        self._losses = 0  # of replicas since the last of them
+        self._moved = False  # away from a replica that stops: no loss
         self._heard_s = 0.0  # audio time of the last partial of this utterance
         self._heard_before_s = 0.0  # the same, of the replica before
         self._opening: CallStream | None = None
@@ -174,6 +177,7 @@ class Listening:
                 link.close()
                 self._link = None
                 self._stop_moving()
+                self._check_losses()
                 self._heard_before_s = max(self._heard_s, self._heard_before_s)
                 self.moves += 1
                 if self.buffer.dropped:
@@ -197,6 +201,20 @@ class Listening:
             self.over = True
             self._on_change()
 
+    def _check_losses(self) -> None:
+        """Give up on audio that no replica gets through, before it has felled them all.
+
+        Raises:
+            DaemonUnavailable: Too many replicas were lost since the last final.
+        """
+        self._losses += not self._moved
+        self._moved = False
+        if self._losses > _MAX_LOSSES:
+            raise DaemonUnavailable(
+                f"{self._losses} replicas in a row were lost with this session before they gave a "
+                "final; see the daemon's log."
+            )
+
     async def _read(self, link: _Link) -> bool:
         """Pass on events from one replica; False if another one has to go on."""
         try:
@@ -219,6 +237,7 @@ class Listening:
             self._heard_s = event.end_s
         else:
             self._utterances += 1
+            self._losses = 0
             self._heard_s = self._heard_before_s = 0.0
             if event.request:
                 self.buffer.answered(event.request)
@@ -245,6 +264,7 @@ class Listening:
 
     def _move(self, link: _Link) -> None:
         self._stop_moving()
+        self._moved = True
         link.leave()
 
     def _stop_moving(self) -> None:
