@@ -192,21 +192,25 @@ async def _attach(settings: Settings, address: str | None) -> Attachment:
     adopt_environment(environment)
     if address != "auto":
         await _check_listening(address, deadline)
-    try:
-        async with asyncio.timeout_at(
-            asyncio.get_running_loop().time() + deadline - time.monotonic()
-        ):
-            await _in_daemon_thread(_init_ray, address, is_loopback(environment))
-    except TimeoutError:
+    joining = _in_daemon_thread(_init_ray, address, is_loopback(environment))
+    await asyncio.wait({joining}, timeout=max(0.0, deadline - time.monotonic()))
+    if not joining.done():
+        joining.add_done_callback(_leave_if_joined)  # too late: nobody would watch the daemon
         raise DaemonUnavailable(
             f"The cluster at {address} did not accept this process within "
             f"{settings.connect_timeout_s:g} s. Is there a raylet of that cluster on this host, "
             "and is the token the daemon's? See `speech doctor`."
-        ) from None
+        )
+    joining.result()
     _attachment = Attachment(ours=True)
     if daemon is not None:
         _attachment.watch(daemon)
     return _attachment.joined()
+
+
+def _leave_if_joined(joining: asyncio.Future[None]) -> None:
+    if not joining.cancelled() and joining.exception() is None:
+        _in_daemon_thread(_leave)
 
 
 def _in_daemon_thread(work: Callable[..., None], *args: Any) -> asyncio.Future[None]:
