@@ -18,8 +18,17 @@ import yaml
 
 from runtime.bench.private import private_daemon
 from runtime.config import find_config
-from runtime.daemon import adopt_environment, running_daemon
+from runtime.daemon import (
+    DaemonRecord,
+    adopt_environment,
+    make_token,
+    own_cluster_environment,
+    python_version,
+    ray_version,
+    running_daemon,
+)
 from runtime.settings import Settings
+from runtime.speech import PROTOCOL_VERSION
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -161,6 +170,31 @@ def _client_of(application: str, daemon: Settings, run: Run[Any]) -> Iterator[An
     connected = run(SpeechClient.connect(settings=daemon, application=application))
     yield connected
     run(connected.aclose())
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a state folder in which no daemon has been."""
+    (tmp_path / "state").mkdir()
+    return Settings(state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def record(settings: Settings) -> DaemonRecord:
+    """The record that this process would leave as a daemon."""
+    make_token(settings)
+    return DaemonRecord(
+        pid=os.getpid(),
+        address="127.0.0.1:6379",
+        ready_s=1.5,
+        started_at=1_700_000_000.25,
+        config="embedded",
+        python=python_version(),
+        ray=ray_version(),
+        environment=own_cluster_environment(settings),
+        log="/tmp/speech/logs",
+        protocol=PROTOCOL_VERSION,
+    )
 
 
 @dataclass(frozen=True)
