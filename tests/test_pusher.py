@@ -1,4 +1,4 @@
-"""One call for all sessions on a replica: how often, how large, and what becomes of failures.
+"""One call for all sessions on a replica: who shares it, how large it is, and its failures.
 
 Time passes only where the event loop waits for it, so that no test waits.
 """
@@ -6,138 +6,16 @@ Time passes only where the event loop waits for it, so that no test waits.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from fake_push import Fixture, play
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import VirtualTime, run_virtually
 
-from runtime.client.pusher import Pusher
 from runtime.errors import ReplicaLost
-from runtime.replica import Acknowledgement, Block
-
-if TYPE_CHECKING:
-    from runtime.client.calls import DeploymentCalls  # imports Ray
+from runtime.replica import Acknowledgement
 
 MIB = 1 << 20
-
-
-@dataclass
-class Call:
-    """A push call that was made, and when."""
-
-    at: float
-    replica: str
-    blocks: tuple[Block, ...]
-
-    @property
-    def sessions(self) -> list[str]:
-        return [block.session for block in self.blocks]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Bytes of audio of each block."""
-        return [len(block.pcm) for block in self.blocks]
-
-
-class Calls:
-    """Stands for ``DeploymentCalls``: takes so long, and may fail."""
-
-    def __init__(self, time: VirtualTime) -> None:
-        self.made: list[Call] = []
-        self.takes_s = 0.001
-        self.failure: Exception | None = None
-        self._time = time
-        self._running = False
-
-    async def call(
-        self, method: str, blocks: tuple[Block, ...], *, replica: str
-    ) -> tuple[Acknowledgement, ...]:
-        assert method == "push"
-        assert not self._running, "one call at a time"
-        self._running = True
-        self.made.append(Call(self._time.now, replica, blocks))
-        try:
-            await asyncio.sleep(self.takes_s)
-        finally:
-            self._running = False
-        if self.failure is not None:
-            raise self.failure
-        return tuple(Acknowledgement(block.next_sample) for block in blocks)
-
-    @property
-    def intervals(self) -> list[float]:
-        """Seconds from each call to the next."""
-        return [later.at - earlier.at for earlier, later in pairwise(self.made)]
-
-
-@dataclass(eq=False)
-class Source:
-    """A session with audio to push; wakes the pusher again while it has more."""
-
-    pusher: Pusher
-    name: str
-    audio: deque[bytes] = field(default_factory=deque)
-    answers: list[tuple[Block, Acknowledgement]] = field(default_factory=list)
-    errors: list[Exception] = field(default_factory=list)
-
-    def add(self, *sizes: int, urgent: bool = False) -> None:
-        """Have stretches of so many bytes to push, none of which shares a block with another."""
-        self.audio += [bytes(size) for size in sizes]
-        self.pusher.wake(self, urgent=urgent)
-
-    def next_block(self, most: int) -> Block | None:
-        if not self.audio:
-            return None
-        pcm, rest = self.audio[0][: most // 2 * 2], self.audio[0][most // 2 * 2 :]
-        self.audio.popleft()
-        if rest:
-            self.audio.appendleft(rest)
-        return Block(self.name, 0, pcm)
-
-    def acknowledged(self, block: Block, answer: Acknowledgement) -> None:
-        self.answers.append((block, answer))
-        if self.audio:
-            self.pusher.wake(self)
-
-    def push_failed(self, error: Exception) -> None:
-        self.errors.append(error)
-
-
-class Fixture:
-    """A pusher to replica ``a``."""
-
-    def __init__(self, time: VirtualTime) -> None:
-        self.calls = Calls(time)
-        self.pusher = Pusher(cast("DeploymentCalls", self.calls), "a")
-
-    def sources(self, count: int) -> list[Source]:
-        return [Source(self.pusher, str(index)) for index in range(count)]
-
-    async def idle(self) -> None:
-        """Return once no task is left but this one."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        assert len(others) <= 1
-        await asyncio.gather(*others)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    async def pushed(self, source: Source, *, urgent: bool = False) -> None:
-        """Push one block, from the beginning to the end."""
-        source.add(2, urgent=urgent)
-        await self.idle()
-
-
-def play(script: Callable[[Fixture], Coroutine[Any, Any, None]]) -> None:
-    async def main(time: VirtualTime) -> None:
-        await script(Fixture(time))
-
-    run_virtually(main, "runtime.client.pusher")
-
 
 # --- who shares a call -------------------------------------------------------
 
@@ -197,92 +75,6 @@ def test_with_nothing_to_push_there_is_no_call_and_no_task() -> None:
         f.pusher.forget(source)
         await f.idle()
         assert f.calls.made == []
-
-    play(script)
-
-
-# --- how often ---------------------------------------------------------------
-
-
-def test_after_a_pause_a_block_goes_at_once() -> None:
-    async def script(f: Fixture) -> None:
-        (source,) = f.sources(1)
-        await f.pushed(source)
-        await asyncio.sleep(1.0)
-        await f.pushed(source)
-        assert f.calls.intervals == [pytest.approx(1.001)]
-
-    play(script)
-
-
-def test_calls_follow_each_other_no_faster_than_the_tick() -> None:
-    async def script(f: Fixture) -> None:
-        sources = f.sources(3)
-        for source in sources:
-            source.add(*[640] * 20)
-        await f.idle()
-        assert f.calls.intervals == pytest.approx([0.020] * 19)
-        assert all(call.sessions == ["0", "1", "2"] for call in f.calls.made)
-
-    play(script)
-
-
-def test_what_is_urgent_does_not_wait_for_the_tick() -> None:
-    async def script(f: Fixture) -> None:
-        source, other = f.sources(2)
-        await f.pushed(source)
-        await f.pushed(source, urgent=True)
-        other.add(2)  # waits for the tick, with a call that goes earlier
-        asyncio.get_running_loop().call_later(0.005, lambda: source.add(2, urgent=True))
-        await f.idle()
-        assert f.calls.intervals == pytest.approx([0.001, 0.006])
-        assert f.calls.made[-1].sessions == ["1", "0"]
-        await f.pushed(source)
-        assert f.calls.intervals[-1] == pytest.approx(0.020), "it was urgent once"
-
-    play(script)
-
-
-def test_an_urgent_source_that_leaves_takes_its_urgency_along() -> None:
-    async def script(f: Fixture) -> None:
-        source, other = f.sources(2)
-        await f.pushed(source)
-        other.add(2, urgent=True)
-        f.pusher.forget(other)
-        await f.idle()
-        await f.pushed(source)
-        assert f.calls.intervals == pytest.approx([0.020])
-
-    play(script)
-
-
-def test_what_is_urgent_waits_for_the_call_under_way() -> None:
-    async def script(f: Fixture) -> None:
-        source, other = f.sources(2)
-        f.calls.takes_s = 0.008
-        other.add(2)
-        asyncio.get_running_loop().call_later(0.002, lambda: source.add(2, urgent=True))
-        await f.idle()
-        assert f.calls.intervals == pytest.approx([0.008])
-
-    play(script)
-
-
-@pytest.mark.parametrize(
-    ("takes_s", "tick_s"), [(0.0, 0.020), (0.004, 0.020), (0.0075, 0.030), (0.2, 0.040)]
-)
-def test_the_tick_is_four_calls_long_within_its_bounds(takes_s: float, tick_s: float) -> None:
-    async def script(f: Fixture) -> None:
-        (source,) = f.sources(1)
-        f.calls.takes_s = takes_s
-        ticks = []
-        for _ in range(40):
-            ticks.append(f.pusher.tick_s)
-            await f.pushed(source)
-        assert ticks == sorted(ticks), "it grows as calls turn out to be slow"
-        assert ticks[0] == 0.020
-        assert f.pusher.tick_s == pytest.approx(tick_s, rel=0.01)
-        assert f.calls.intervals[-1] == pytest.approx(max(tick_s, takes_s), rel=0.01)
 
     play(script)
 
