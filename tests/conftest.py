@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from daemons import SUPPORT, place
 
 from runtime.bench.private import private_daemon
 from runtime.config import find_config
@@ -114,9 +116,7 @@ def daemon() -> Iterator[Settings]:
     document = document_with(num_replicas=2)
     # Replicas import the scripted engines by this path.
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(HERE / "support"), *([before] if before else [])]
-    )
+    os.environ["PYTHONPATH"] = os.pathsep.join([SUPPORT, *([before] if before else [])])
     try:
         with private_daemon(document) as settings:
             # Now, so that a test may import Ray before the first one that connects.
@@ -180,6 +180,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
+def own() -> Iterator[Settings]:
+    """Settings for a daemon of the test's own; its folders are short, as Ray wants them."""
+    with tempfile.TemporaryDirectory(prefix="st-") as folder:
+        yield Settings(state_dir=Path(folder) / "s", temp_dir=Path(folder) / "r")
+
+
+@pytest.fixture
 def record(settings: Settings) -> DaemonRecord:
     """The record that this process would leave as a daemon."""
     make_token(settings)
@@ -221,10 +228,8 @@ def speech(tmp_path: Path, shell: dict[str, str]) -> Callable[..., Result]:
     """Run ``speech`` in an empty folder, as a user would; by default there is no daemon."""
 
     def call(*arguments: str | Path, settings: Settings | None = None, **options: Any) -> Result:
-        state = settings.state_dir if settings else tmp_path / "state"
-        environment = shell | {"SPEECH_STATE_DIR": str(state), "COLUMNS": "200"}
-        if settings and settings.temp_dir:
-            environment["SPEECH_TEMP_DIR"] = str(settings.temp_dir)
+        where = place(settings or Settings(state_dir=tmp_path / "state"))
+        environment = shell | where | {"COLUMNS": "200"}
         done = subprocess.run(
             [str(Path(sys.executable).parent / "speech"), *map(str, arguments)],
             capture_output=True,

@@ -8,14 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 import soundfile
+from daemons import SUPPORT, place
 
 from runtime.daemon import is_alive, read_record, running_daemon, sole_daemon
 from runtime.memory.process import process_tree
@@ -35,15 +34,8 @@ applications:
 
 
 @pytest.fixture
-def own() -> Iterator[Settings]:
-    """Settings for a daemon of the test's own; its folders are short, as Ray wants them."""
-    with tempfile.TemporaryDirectory(prefix="st-") as folder:
-        yield Settings(state_dir=Path(folder) / "s", temp_dir=Path(folder) / "r")
-
-
-@pytest.fixture
 def scripted_yaml(tmp_path: Path, shell: dict[str, str]) -> Path:
-    shell["PYTHONPATH"] = str(ROOT / "tests" / "support")
+    shell["PYTHONPATH"] = SUPPORT
     path = tmp_path / "scripted.yaml"
     path.write_text(TTS_ONLY)
     return path
@@ -91,11 +83,7 @@ def test_up_say_and_down_in_a_folder_with_nothing_but_a_wheel(own, tmp_path, she
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel],
         check=True,
     )
-    environment = shell | {
-        "PYTHONPATH": str(site),
-        "SPEECH_STATE_DIR": str(own.state_dir),
-        "SPEECH_TEMP_DIR": str(own.temp_dir),
-    }
+    environment = shell | place(own) | {"PYTHONPATH": str(site)}
     where = [sys.executable, "-c", "import runtime; print(runtime.__file__)"]
     found = subprocess.run(where, env=environment, cwd=empty, capture_output=True, text=True)
     assert found.stdout.startswith(str(site))
@@ -183,13 +171,9 @@ def test_a_daemon_that_is_killed_takes_its_processes_along(speech, own, scripted
 
 
 def test_ctrl_c_stops_a_daemon_in_the_foreground(own, scripted_yaml, shell) -> None:
-    environment = shell | {
-        "SPEECH_STATE_DIR": str(own.state_dir),
-        "SPEECH_TEMP_DIR": str(own.temp_dir),
-    }
     with subprocess.Popen(
         [sys.executable, "-m", "runtime.cli.main", "up", scripted_yaml],
-        env=environment,
+        env=shell | place(own),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

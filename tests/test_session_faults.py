@@ -10,6 +10,7 @@ import time
 
 import pytest
 from cluster_calls import BLOCK, ENDLESS, RATE, eventually, opened
+from daemons import place
 
 from runtime.client import RecognitionSession, SpeechClient
 from runtime.errors import Overloaded, ProtocolMismatch, SessionClosed, StreamStalled
@@ -133,10 +134,7 @@ asyncio.run(main())
 
 
 def test_a_bot_that_is_killed_leaves_nothing_behind(pair_client, daemon, run, shell) -> None:
-    environment = shell | {
-        "SPEECH_STATE_DIR": str(daemon.state_dir),
-        "SPEECH_TEMP_DIR": str(daemon.temp_dir),
-    }
+    environment = shell | place(daemon)
     command = [sys.executable, "-c", BOT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as bot:
         try:

@@ -7,20 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from daemons import SUPPORT, place
 
 from runtime.daemon import running_daemon
 from runtime.settings import Settings
 
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).parents[1]
 CONFIG = """
 proxy_location: Disabled
 applications:
@@ -36,23 +34,17 @@ applications:
 
 
 @contextmanager
-def daemon(shell: dict[str, str]) -> Iterator[tuple[Settings, dict[str, str]]]:
-    """A daemon of the test's own; its folders are short, as Ray wants them."""
-    with tempfile.TemporaryDirectory(prefix="st-") as folder:
-        settings = Settings(state_dir=Path(folder) / "s", temp_dir=Path(folder) / "r")
-        config = Path(folder) / "config.yaml"
-        config.write_text(CONFIG)
-        environment = shell | {
-            "PYTHONPATH": str(ROOT / "tests" / "support"),
-            "SPEECH_STATE_DIR": str(settings.state_dir),
-            "SPEECH_TEMP_DIR": str(settings.temp_dir),
-        }
-        up = [sys.executable, "-m", "runtime.cli.main", "up", str(config), "--detach"]
-        subprocess.run(up, env=environment, check=True, capture_output=True)
-        try:
-            yield settings, environment
-        finally:
-            down(environment)
+def daemon(own: Settings, shell: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Run a daemon; yields the environment in which it is found."""
+    config = own.state_dir.parent / "config.yaml"
+    config.write_text(CONFIG)
+    environment = shell | place(own) | {"PYTHONPATH": SUPPORT}
+    up = [sys.executable, "-m", "runtime.cli.main", "up", str(config), "--detach"]
+    subprocess.run(up, env=environment, check=True, capture_output=True)
+    try:
+        yield environment
+    finally:
+        down(environment)
 
 
 def down(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -110,8 +102,10 @@ def listener(environment: dict[str, str], audio_s: float) -> Iterator[subprocess
             bot.kill()
 
 
-def test_stopping_lets_an_utterance_finish_and_tells_sessions_that_are_between_two(shell) -> None:
-    with daemon(shell) as (_, environment), listener(environment, 0) as bot:
+def test_stopping_lets_an_utterance_finish_and_tells_sessions_that_are_between_two(
+    own, shell
+) -> None:
+    with daemon(own, shell) as environment, listener(environment, 0) as bot:
         stopped = down(environment)
         assert stopped.returncode == 0
         told = json.loads(bot.communicate()[0])
@@ -120,11 +114,11 @@ def test_stopping_lets_an_utterance_finish_and_tells_sessions_that_are_between_t
     assert told["call"][0] == "DaemonUnavailable"
 
 
-def test_stopping_does_not_wait_for_ever_for_one_who_keeps_talking(shell) -> None:
-    environment = shell | {"SPEECH_DRAIN_TIMEOUT_S": "1"}
-    with daemon(environment) as (_, own), listener(own, 2) as bot:
+def test_stopping_does_not_wait_for_ever_for_one_who_keeps_talking(own, shell) -> None:
+    impatient = shell | {"SPEECH_DRAIN_TIMEOUT_S": "1"}
+    with daemon(own, impatient) as environment, listener(environment, 2) as bot:
         began = time.monotonic()
-        assert down(own).returncode == 0
+        assert down(environment).returncode == 0
         took = time.monotonic() - began
         told = json.loads(bot.communicate()[0])
     assert took < 15
@@ -132,9 +126,11 @@ def test_stopping_does_not_wait_for_ever_for_one_who_keeps_talking(shell) -> Non
     assert told["utterance"][:2] == ["DaemonUnavailable", "The daemon is stopping."]
 
 
-def test_a_killed_daemon_is_missed_within_seconds_and_nothing_starts_in_its_place(shell) -> None:
-    with daemon(shell) as (settings, environment), listener(environment, 1) as bot:
-        os.kill(running_daemon(settings).pid, signal.SIGKILL)
+def test_a_killed_daemon_is_missed_within_seconds_and_nothing_starts_in_its_place(
+    own, shell
+) -> None:
+    with daemon(own, shell) as environment, listener(environment, 1) as bot:
+        os.kill(running_daemon(own).pid, signal.SIGKILL)
         killed = time.time()
         told = json.loads(bot.communicate(timeout=50)[0])
         assert bot.returncode == 0
