@@ -350,17 +350,24 @@ lives = st.lists(
 )
 
 
+def nine_replicas(
+    f: Fixture, lost: list[tuple[int, list[int]]], *, marks: bool, repeats: bool = True
+) -> None:
+    """Replicas of which the first are lost, each at its own time; all mark or repeat, or none."""
+    f.tts.serve("abcdefghi")
+    for replica, (lives_for, cuts) in zip(f.tts, lost, strict=False):
+        replica.lives_for, replica.cuts = lives_for, cuts
+    for replica in f.tts:
+        replica.marks, replica.repeats = marks, repeats
+
+
 @settings(deadline=None)
 @given(texts, lives, st.booleans())
 def test_an_engine_that_repeats_is_heard_as_if_no_replica_had_been_lost(
     text: str, lost: list[tuple[int, list[int]]], marks: bool
 ) -> None:
     async def script(f: Fixture) -> None:
-        f.tts.serve("abcdefghi")
-        for replica, (lives_for, cuts) in zip(f.tts, lost, strict=False):
-            replica.lives_for, replica.cuts = lives_for, cuts
-        for replica in f.tts:
-            replica.marks = marks
+        nine_replicas(f, lost, marks=marks)
         assert audio(await read(f.say(text))) == undisturbed(text)
 
     play(script)
@@ -372,11 +379,7 @@ def test_an_engine_that_does_not_repeat_says_every_sentence_to_its_end(
     text: str, lost: list[tuple[int, list[int]]], marks: bool
 ) -> None:
     async def script(f: Fixture) -> None:
-        f.tts.serve("abcdefghi")
-        for replica, (lives_for, cuts) in zip(f.tts, lost, strict=False):
-            replica.lives_for, replica.cuts = lives_for, cuts
-        for replica in f.tts:
-            replica.repeats, replica.marks = False, marks
+        nine_replicas(f, lost, marks=marks, repeats=False)
         chunks = await read(f.say(text))
         said = [0] * len(text.split())
         for chunk in chunks:
