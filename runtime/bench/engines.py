@@ -78,17 +78,17 @@ class CountingRecognizer:
         self.capabilities = RecognizerCapabilities(
             ("en",), SAMPLE_RATE, streaming=True, words=False, slots=slots
         )
-        self._open: set[_CountingStream] = set()
+        self._open: set[CountingStream] = set()
 
     async def load(self) -> LoadReport:
         """There is nothing to load."""
         return LoadReport(0.0, 0.0)
 
-    def open(self, options: RecognitionOptions) -> _CountingStream:
+    def open(self, options: RecognitionOptions) -> CountingStream:
         """Take a slot; see ``Recognizer.open``."""
         if len(self._open) >= self.capabilities.slots:
             raise Overloaded(f"All {self.capabilities.slots} slots are taken.")
-        stream = _CountingStream(self._open)
+        stream = CountingStream(self._open)
         self._open.add(stream)
         return stream
 
@@ -101,38 +101,56 @@ class CountingRecognizer:
         """There is nothing to free."""
 
 
-class _CountingStream:
-    def __init__(self, siblings: set[_CountingStream]) -> None:
+class CountingStream:
+    """Tells how many samples came since the last final: each second, and when asked."""
+
+    def __init__(self, siblings: set[CountingStream], sample_rate: int = SAMPLE_RATE) -> None:
+        """It is one of ``siblings``, which are open, until it is closed."""
         self._siblings = siblings
+        self._sample_rate = sample_rate
         self._events: asyncio.Queue[RecognitionEvent | None] = asyncio.Queue()
         self._heard = self._settled = self._utterance = 0
         self._requests = count(1)
 
     async def push(self, samples: Samples) -> None:
+        """Count; see ``RecognitionStream.push``."""
         before, self._heard = self._heard, self._heard + len(samples)
-        if before // SAMPLE_RATE != self._heard // SAMPLE_RATE:
-            text = f"{self._heard - self._settled}"
-            times = self._settled / SAMPLE_RATE, self._heard / SAMPLE_RATE
-            self._events.put_nowait(PartialTranscript(text, self._utterance, *times))
+        if before // self._sample_rate != self._heard // self._sample_rate:
+            self._partial()
 
     async def finalize(self) -> int:
+        """Start to count anew; see ``RecognitionStream.finalize``."""
         request = next(self._requests)
-        text = f"{self._heard - self._settled}"
-        start_s, end_s = self._settled / SAMPLE_RATE, self._heard / SAMPLE_RATE
-        self._events.put_nowait(
-            FinalTranscript(text, self._utterance, start_s, end_s, (), request, end_s)
-        )
-        self._settled = self._heard
-        self._utterance += 1
+        self._final(request)
         return request
 
     async def finish(self) -> None:
+        """End the events; see ``RecognitionStream.finish``."""
         self._events.put_nowait(None)
 
     async def events(self) -> AsyncGenerator[RecognitionEvent, None]:
+        """What was counted; see ``RecognitionStream.events``."""
         while (event := await self._events.get()) is not None:
             yield event
 
     async def close(self) -> None:
+        """Free the slot; see ``RecognitionStream.close``."""
         self._siblings.discard(self)
         self._events.put_nowait(None)
+
+    def _text(self) -> str:
+        return f"{self._heard - self._settled}"
+
+    def _times(self) -> tuple[float, float]:
+        return self._settled / self._sample_rate, self._heard / self._sample_rate
+
+    def _partial(self) -> None:
+        self._events.put_nowait(PartialTranscript(self._text(), self._utterance, *self._times()))
+
+    def _final(self, request: int) -> None:
+        start_s, end_s = self._times()
+        self._events.put_nowait(
+            FinalTranscript(self._text(), self._utterance, start_s, end_s, (), request, end_s)
+        )
+        self._settled = self._heard
+        self._utterance += 1

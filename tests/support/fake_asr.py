@@ -51,10 +51,10 @@ class Engine(ScriptedStream):
             await asyncio.sleep(self._replica.slowness * len(samples) / RATE)
         self._replica.heard += float32_to_pcm16(samples)
         await super().push(samples)
-        while (longest := self._replica.longest) and self._total - self._start >= longest:
-            heard, self._total = self._total, self._start + longest
+        while (longest := self._replica.longest) and self._heard - self._settled >= longest:
+            heard, self._heard = self._heard, self._settled + longest
             self._final(0)
-            self._total = heard
+            self._heard = heard
 
 
 class Replica:

@@ -8,13 +8,12 @@ from itertools import islice
 
 import numpy as np
 
+from runtime.bench.engines import CountingStream
 from runtime.errors import EngineFailed, Overloaded, SessionClosed
 from runtime.speech import (
     AudioChunk,
     FinalTranscript,
     LoadReport,
-    PartialTranscript,
-    RecognitionEvent,
     RecognitionOptions,
     RecognizerCapabilities,
     Samples,
@@ -83,7 +82,7 @@ class ScriptedRecognizer:
         self.capabilities = RecognizerCapabilities(
             languages=("en", "de"), sample_rate=RATE, streaming=True, words=True, slots=slots
         )
-        self._open: set[ScriptedStream] = set()
+        self._open: set[CountingStream] = set()
 
     async def load(self) -> LoadReport:
         return LoadReport(0.0, 0.0)
@@ -105,55 +104,28 @@ class ScriptedRecognizer:
         pass
 
 
-class ScriptedStream:
-    def __init__(self, siblings: set[ScriptedStream], options: RecognitionOptions) -> None:
-        self._siblings = siblings
+class ScriptedStream(CountingStream):
+    """Also heeds the options, says what is left at its end, and takes nothing after it."""
+
+    def __init__(self, siblings: set[CountingStream], options: RecognitionOptions) -> None:
+        super().__init__(siblings, RATE)
         self._options = options
-        self._events: asyncio.Queue[RecognitionEvent | None] = asyncio.Queue()
-        self._total = self._start = self._utterance = self._requests = 0
         self._over = False
 
     async def push(self, samples: Samples) -> None:
         if self._over:
             raise SessionClosed("the scripted stream has ended")
-        before, self._total = self._total, self._total + len(samples)
-        if self._options.partials and before // RATE != self._total // RATE:
-            heard = f"{self._total - self._start} samples"
-            self._events.put_nowait(
-                PartialTranscript(heard, self._utterance, self._start / RATE, self._total / RATE)
-            )
-
-    def _final(self, request: int) -> None:
-        heard = f"{self._total - self._start} samples"
-        self._events.put_nowait(
-            FinalTranscript(
-                heard,
-                self._utterance,
-                self._start / RATE,
-                self._total / RATE,
-                (),
-                request,
-                self._total / RATE,
-            )
-        )
-        self._start = self._total
-        self._utterance += 1
-
-    async def finalize(self) -> int:
-        self._requests += 1
-        self._final(self._requests)
-        return self._requests
+        await super().push(samples)
 
     async def finish(self) -> None:
         self._over = True
-        if self._total > self._start:
+        if self._heard > self._settled:
             self._final(0)
-        self._events.put_nowait(None)
+        await super().finish()
 
-    async def events(self) -> AsyncGenerator[RecognitionEvent, None]:
-        while (event := await self._events.get()) is not None:
-            yield event
+    def _text(self) -> str:
+        return f"{super()._text()} samples"
 
-    async def close(self) -> None:
-        self._siblings.discard(self)
-        self._events.put_nowait(None)
+    def _partial(self) -> None:
+        if self._options.partials:
+            super()._partial()
