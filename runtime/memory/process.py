@@ -57,7 +57,7 @@ def process_tree(root: int) -> list[ProcessMemory]:
         pid = waiting.pop()
         if process_state(pid) is None:
             continue  # it has ended meanwhile
-        tree.append(ProcessMemory(pid, _name(pid), resident_bytes(pid)))
+        tree.append(ProcessMemory(pid, process_name(pid), resident_bytes(pid)))
         waiting += children[pid]
     return tree
 
@@ -72,7 +72,7 @@ def _stat(pid: int) -> list[str] | None:
     return stat.rpartition(")")[2].split()
 
 
-def _name(pid: int) -> str:
+def process_name(pid: int) -> str:
     """A short name: ``ray::ServeReplica:speech:TTS`` as it is, else the program or script."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
