@@ -11,13 +11,23 @@ from typing import Any
 from ray.serve import metrics
 
 from deployments.identity import census, replica_id, replica_info, settle_memory
+from deployments.lease import Allotment, ReplicaMemory
 from deployments.session import Session
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
 from runtime.audio import check_sample_rate, pcm16_to_float32, resample
 from runtime.config import AsrArgs, AsrUserConfig, RecognizerArgs, validate
 from runtime.engines import make_recognizer
-from runtime.errors import DaemonUnavailable, InvalidRequest, Overloaded, SessionClosed, SpeechError
+from runtime.engines.cuda import as_engine_error
+from runtime.errors import (
+    DaemonUnavailable,
+    EngineFailed,
+    InvalidRequest,
+    Overloaded,
+    ReplicaLost,
+    SessionClosed,
+    SpeechError,
+)
 from runtime.replica import (
     AbortedStream,
     Acknowledgement,
@@ -55,23 +65,18 @@ class _Loaded:
 class ASR:
     """Audio in, partial and final transcripts out."""
 
-    async def __init__(self, args: AsrArgs) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it: engines load asynchronously
+        self, args: AsrArgs, allotment: Allotment
+    ) -> None:
         """Load the engines, one after the other: their peaks must not add up."""
+        self._args = args
+        self._allotment = allotment
         self._config = AsrUserConfig()
         self._sessions: dict[str, Session] = {}
         self._draining_since: float | None = None
         self._engines: dict[RecognitionMode, _Loaded] = {}
-        chosen: dict[RecognitionMode, RecognizerArgs | None] = {
-            "live": args.live,
-            "file": args.file,
-        }
-        for mode, engine_args in chosen.items():
-            if engine_args is not None:
-                engine = make_recognizer(engine_args.engine, engine_args.options)
-                load = await engine.load()
-                slots = engine.capabilities.slots
-                admission = Admission(slots, f"{mode} recognition", self._limits())
-                self._engines[mode] = _Loaded(engine_args.engine, engine, load, admission)
+        self._memory = ReplicaMemory(allotment, self._load_engines, self._unload_engines)
+        await self._memory.start()
         self._requests = metrics.Counter(
             "speech_asr_requests_total",
             "Sessions and recordings, by how they ended.",
@@ -90,6 +95,33 @@ class ASR:
         )
         self._aborts = AbortLog("asr")
         settle_memory()
+
+    async def _load_engines(self) -> tuple[Admission, ...]:
+        for mode, args in self._chosen().items():
+            engine = make_recognizer(args.engine, args.options)
+            load = await engine.load()
+            await engine.exercise()
+            slots = self._allotment.slots(engine.capabilities.slots, load)
+            admission = Admission(slots, f"{mode} recognition", self._limits())
+            self._engines[mode] = _Loaded(args.engine, engine, load, admission)
+        return tuple(loaded.admission for loaded in self._engines.values())
+
+    async def _unload_engines(self, reason: str) -> None:
+        for session in self._sessions.values():
+            session.fail(ReplicaLost(reason))
+        for mode, args in self._chosen().items():
+            loaded = self._engines[mode]
+            await loaded.engine.close()
+            # Its capabilities are still asked for; it holds nothing until it is loaded again.
+            fresh = make_recognizer(args.engine, args.options)
+            self._engines[mode] = replace(loaded, engine=fresh)
+
+    def _chosen(self) -> dict[RecognitionMode, RecognizerArgs]:
+        chosen: dict[RecognitionMode, RecognizerArgs | None] = {
+            "live": self._args.live,
+            "file": self._args.file,
+        }
+        return {mode: args for mode, args in chosen.items() if args is not None}
 
     def _limits(self) -> Limits:
         return Limits(self._config.max_waiting, self._config.max_wait_s)
@@ -165,6 +197,8 @@ class ASR:
             InvalidRequest: Of any kind; see ``resolve_recognition``.
             Overloaded: All slots are taken, and the queue is full or took too long.
             StreamStalled: No audio came for ``idle_timeout_s``.
+            OutOfMemory: It needs more memory than the replica's lease allows.
+            ReplicaLost: The replica parked for want of memory; another can go on.
             EngineFailed: The model failed.
             DaemonUnavailable: The daemon is stopping.
         """
@@ -195,6 +229,9 @@ class ASR:
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
             raise
+        except Exception as error:  # of an engine that is not ours
+            outcome = type(error).__name__
+            raise as_engine_error(error, f"The {options.mode} engine") from error
         finally:
             self._aborts.freed(session_id, abort)
             self._requests.inc(tags={"mode": options.mode, "outcome": outcome})
@@ -243,6 +280,8 @@ class ASR:
         Raises:
             InvalidRequest: Of any kind; see ``resolve_recognition``.
             Overloaded: All slots are taken, and the queue is full or took too long.
+            OutOfMemory: It needs more memory than the replica's lease allows.
+            ReplicaLost: The replica parked for want of memory; another can go on.
             EngineFailed: The model failed.
             DaemonUnavailable: The daemon is stopping.
         """
@@ -263,7 +302,12 @@ class ASR:
             outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
+            if isinstance(error, EngineFailed) and self._memory.parked:
+                raise ReplicaLost("The replica parked: memory is short.") from error
             raise
+        except Exception as error:  # of an engine that is not ours
+            outcome = type(error).__name__
+            raise as_engine_error(error, f"The {options.mode} engine") from error
         finally:
             self._requests.inc(tags={"mode": options.mode, "outcome": outcome})
         return replace(transcript, seconds=len(pcm) / 2 / options.sample_rate)

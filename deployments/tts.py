@@ -14,11 +14,13 @@ from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
 from deployments.identity import census, replica_id, replica_info, settle_memory
+from deployments.lease import Allotment, ReplicaMemory
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
 from runtime.config import TtsArgs, TtsUserConfig, validate
 from runtime.engines import make_synthesizer
-from runtime.errors import DaemonUnavailable, Overloaded, SpeechError, StreamStalled
+from runtime.engines.cuda import as_engine_error
+from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost, SpeechError, StreamStalled
 from runtime.replica import (
     AbortedStream,
     Census,
@@ -67,16 +69,17 @@ class TTS:
     """Text in, a stream of audio chunks out."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it: engines load asynchronously
-        self, args: TtsArgs, *others: DeploymentHandle
+        self, args: TtsArgs, allotment: Allotment, *others: DeploymentHandle
     ) -> None:
         """Load the engine; ``others`` are deployments for which this one is the root."""
         self._name = args.engine
+        self._args = args
+        self._allotment = allotment
         self._config = TtsUserConfig()
         self._leads: dict[str, _Lead] = {}
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._engine = make_synthesizer(args.engine, args.options)
-        self._load = await self._engine.load()
-        self._admission = Admission(self._engine.capabilities.slots, "synthesis", self._limits())
+        self._memory = ReplicaMemory(allotment, self._load_engine, self._unload_engine)
+        await self._memory.start()
         self._requests = metrics.Counter(
             "speech_tts_requests_total", "Utterances, by how they ended.", tag_keys=("outcome",)
         )
@@ -100,6 +103,26 @@ class TTS:
         )
         self._aborts = AbortLog("tts")
         settle_memory()
+
+    async def _load_engine(self) -> tuple[Admission, ...]:
+        self._engine = make_synthesizer(self._args.engine, self._args.options)
+        self._load = await self._engine.load()
+        await self._engine.exercise()
+        slots = self._allotment.slots(self._engine.capabilities.slots, self._load)
+        self._admission = Admission(slots, "synthesis", self._limits())
+        return (self._admission,)
+
+    async def _unload_engine(self, reason: str) -> None:
+        self._stop_all(ReplicaLost(reason))
+        self._stopped = asyncio.get_running_loop().create_future()
+        await self._engine.close()
+        # Its capabilities are still asked for; it holds nothing until it is loaded again.
+        self._engine = make_synthesizer(self._args.engine, self._args.options)
+
+    def _stop_all(self, error: SpeechError) -> None:
+        if not self._stopped.done():
+            self._stopped.set_exception(error)
+            self._stopped.exception()  # seen: there may be nobody left to be told
 
     def _limits(self) -> Limits:
         return Limits(self._config.max_waiting, self._config.max_wait_s)
@@ -142,9 +165,8 @@ class TTS:
             How many are left.
         """
         self._admission.close(_STOPPING)
-        if abort and not self._stopped.done():
-            self._stopped.set_exception(DaemonUnavailable(_STOPPING))
-            self._stopped.exception()  # seen: there may be nobody left to be told
+        if abort:
+            self._stop_all(DaemonUnavailable(_STOPPING))
         return self._admission.taken
 
     async def synthesize(
@@ -160,9 +182,12 @@ class TTS:
 
         Raises:
             InvalidRequest: Of any kind; see ``resolve_synthesis``.
-            Overloaded: All slots are taken, and the queue is full or took too long.
+            Overloaded: All slots are taken, and the queue is full or took too long; or memory
+                is short.
+            ReplicaLost: The replica parked for want of memory; another can go on.
             StreamStalled: Nobody read for ``stall_timeout_s``.
             EngineFailed: The model failed.
+            OutOfMemory: The request needs more memory than the replica's lease allows.
             DaemonUnavailable: The daemon is stopping.
         """
         arrived = time.monotonic()
@@ -190,6 +215,9 @@ class TTS:
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
             raise
+        except Exception as error:  # of an engine that is not ours
+            outcome = type(error).__name__
+            raise as_engine_error(error, self._name) from error
         finally:
             self._aborts.freed(stream_id, abort)
             self._requests.inc(tags={"outcome": outcome})

@@ -46,6 +46,7 @@ class Admission:
         self._full_since: float | None = None  # or since when the last slot became free, if full
         self._interval_s: float | None = None
         self._closed = ""
+        self._paused: tuple[str, float, bool] | None = None  # why, retry after, for everybody
 
     @property
     def taken(self) -> int:
@@ -83,6 +84,25 @@ class Admission:
                 if not place.done():
                     place.set_exception(DaemonUnavailable(reason))
 
+    def pause(self, reason: str, retry_after_s: float, *, everybody: bool = False) -> None:
+        """Refuse new calls until ``resume``; those that were under way elsewhere may go on here.
+
+        Args:
+            reason: What refusals say.
+            retry_after_s: When to come back, in seconds.
+            everybody: Refuse those too, and all that wait.
+        """
+        self._paused = (reason, retry_after_s, everybody)
+        for queue in (self._ahead, self._queue) if everybody else ():
+            while queue:
+                place = queue.popleft()
+                if not place.done():
+                    place.set_exception(Overloaded(reason, retry_after_s))
+
+    def resume(self) -> None:
+        """Take calls again."""
+        self._paused = None
+
     @property
     def retry_after_s(self) -> float:
         """When a slot can be hoped for by who comes now: the mean interval, for each in the queue.
@@ -98,6 +118,10 @@ class Admission:
     async def _take(self, ahead: bool) -> float:
         if self._closed:
             raise DaemonUnavailable(self._closed)
+        if self._paused is not None:
+            reason, retry_after_s, everybody = self._paused
+            if everybody or not ahead:
+                raise Overloaded(reason, retry_after_s)
         if self._taken < self.slots:
             self._taken += 1
             if self._taken == self.slots:

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 import runtime
 from runtime.engines import RECOGNIZERS, SYNTHESIZERS, check_name
 from runtime.errors import ConfigError
+from runtime.memory.policy import MemoryPolicy
 
 APPLICATION = "speech"
 BUILDER = "deployments.app:build_app"
@@ -30,22 +31,44 @@ class _Args(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SynthesizerArgs(_Args):
+class _EngineArgs(_Args):
+    options: dict[str, Any] = Field(default_factory=dict, description="Keywords for the engine.")
+    memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1 << 20,
+        description="GiB of host memory that the engine needs in a replica, for one that has no "
+        "estimate of its own.",
+    )
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Its part of what is left where several engines have `slots: auto`.",
+    )
+    limit_gib: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1 << 20,
+        description="The most that weights, workspace and slots of an engine with `slots: auto` "
+        "may take in a replica, in GiB.",
+    )
+
+
+class SynthesizerArgs(_EngineArgs):
     """Which synthesizer to run."""
 
     engine: Annotated[str, AfterValidator(lambda name: check_name(name, SYNTHESIZERS))] = Field(
         description="A short name, or package.module:Class."
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Keywords for the engine.")
 
 
-class RecognizerArgs(_Args):
+class RecognizerArgs(_EngineArgs):
     """Which recognizer to run."""
 
     engine: Annotated[str, AfterValidator(lambda name: check_name(name, RECOGNIZERS))] = Field(
         description="A short name, or package.module:Class."
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Keywords for the engine.")
 
 
 class TtsArgs(SynthesizerArgs):
@@ -77,6 +100,7 @@ class SpeechAppArgs(_Args):
 
     asr: AsrArgs | None = None
     tts: TtsArgs | None = None
+    memory: MemoryPolicy = MemoryPolicy()
 
     @model_validator(mode="after")
     def _does_something(self) -> SpeechAppArgs:

@@ -88,12 +88,34 @@ class Overloaded(SpeechError):
         self.replica = replica
 
 
+class DoesNotFit(SpeechError):
+    """More memory is asked for than there is; the message says by how much."""
+
+    exit_code = 3
+
+
+class MemoryUnknown(SpeechError):
+    """How much memory there is cannot be known, and nothing is decided on a guess."""
+
+
+class LedgerUnavailable(SpeechError):
+    """The memory ledger does not answer; nothing is loaded without a lease."""
+
+
+class LeaseExceeded(SpeechError):
+    """A replica measured more memory than it had claimed; the message gives both."""
+
+
 class StreamStalled(SpeechError):
     """The other side of a stream stopped reading or pushing for longer than allowed."""
 
 
 class EngineFailed(SpeechError):
     """An engine failed on a request that was valid; the replica goes on serving."""
+
+
+class OutOfMemory(EngineFailed):
+    """A request needed more memory than its replica's lease allows; the replica goes on."""
 
 
 class DaemonUnavailable(SpeechError):

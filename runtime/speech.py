@@ -274,11 +274,16 @@ class RecognizerCapabilities:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What it took to load an engine: seconds, first-inference ms, and what was loaded."""
+    """What it took to load an engine: seconds, first-inference ms, and what was loaded.
+
+    ``sustains`` is how many slots keep real time, by the step time measured in the warm-up;
+    None where the engine does not tell. ``slots: auto`` gives no more than that.
+    """
 
     seconds: float
     warmup_ms: float
     details: dict[str, str] = field(default_factory=dict)
+    sustains: int | None = None
 
 
 @runtime_checkable
@@ -296,6 +301,10 @@ class Synthesizer(Protocol):
 
     async def load(self) -> LoadReport:
         """Read the weights and run once, so that the first request is not the slow one."""
+        ...
+
+    async def exercise(self) -> None:
+        """Fill every slot once with the largest input, so that memory has peaked afterwards."""
         ...
 
     def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
@@ -363,6 +372,10 @@ class Recognizer(Protocol):
 
     async def load(self) -> LoadReport:
         """Read the weights and run once, so that the first request is not the slow one."""
+        ...
+
+    async def exercise(self) -> None:
+        """Fill every slot once with the largest input, so that memory has peaked afterwards."""
         ...
 
     def open(self, options: RecognitionOptions) -> RecognitionStream:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from itertools import count
+from typing import Any
 
 from runtime.errors import Overloaded
+from runtime.memory.footprint import Footprint
 from runtime.speech import (
     AudioChunk,
     FinalTranscript,
@@ -31,7 +33,36 @@ _CHUNKS_A_CHARACTER = 3  # 60 ms of audio, about the pace of speech
 _STAMP = struct.Struct("<d")
 
 
-class PacedSynthesizer:
+class Weightless:
+    """An engine with nothing to load, to fill or to free."""
+
+    @staticmethod
+    def footprint(options: Mapping[str, Any]) -> Footprint:
+        """Next to nothing beside the process."""
+        slots = int(options.get("slots", 1))
+        return Footprint(
+            on_gpu=False,
+            weights=0,
+            weights_from="table",
+            workspace=32 << 20,
+            state_per_slot=0,
+            host=0,
+            slots=slots,
+            max_slots=slots,
+        )
+
+    async def load(self) -> LoadReport:
+        """There is nothing to load."""
+        return LoadReport(0.0, 0.0)
+
+    async def exercise(self) -> None:
+        """There is nothing to fill."""
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+
+class PacedSynthesizer(Weightless):
     """Chunks of 20 ms at the pace at which they play; each begins with the time it left.
 
     Chunks are due on a clock of their own, so that a late one does not delay the rest.
@@ -42,10 +73,6 @@ class PacedSynthesizer:
         self.capabilities = SynthesizerCapabilities(
             (Voice("metronome", ("en",)),), SAMPLE_RATE, streaming=True, seed=True, slots=slots
         )
-
-    async def load(self) -> LoadReport:
-        """There is nothing to load."""
-        return LoadReport(0.0, 0.0)
 
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         """Tick; see ``Synthesizer.synthesize``."""
@@ -60,9 +87,6 @@ class PacedSynthesizer:
             yield AudioChunk(pcm, SAMPLE_RATE, first, piece_end=number == chunks - 1)
         yield AudioChunk(b"", SAMPLE_RATE, chunks * _CHUNK_BYTES // 2, end=True)
 
-    async def close(self) -> None:
-        """There is nothing to free."""
-
 
 def left_at(chunk: AudioChunk) -> float:
     """When a chunk of ``PacedSynthesizer`` left it, as ``time.monotonic`` on its host."""
@@ -70,7 +94,7 @@ def left_at(chunk: AudioChunk) -> float:
     return float(stamp)
 
 
-class CountingRecognizer:
+class CountingRecognizer(Weightless):
     """Hears how many samples there were; a partial each second of audio."""
 
     def __init__(self, *, slots: int = 256) -> None:
@@ -79,10 +103,6 @@ class CountingRecognizer:
             ("en",), SAMPLE_RATE, streaming=True, words=False, slots=slots
         )
         self._open: set[CountingStream] = set()
-
-    async def load(self) -> LoadReport:
-        """There is nothing to load."""
-        return LoadReport(0.0, 0.0)
 
     def open(self, options: RecognitionOptions) -> CountingStream:
         """Take a slot; see ``Recognizer.open``."""
@@ -96,9 +116,6 @@ class CountingRecognizer:
         """Count a recording; see ``Recognizer.transcribe``."""
         seconds = len(samples) / SAMPLE_RATE
         return Transcript.of([FinalTranscript(f"{len(samples)}", 0, 0.0, seconds)], seconds)
-
-    async def close(self) -> None:
-        """There is nothing to free."""
 
 
 class CountingStream:

@@ -55,12 +55,23 @@ def up(
     def report(progress: Progress) -> None:
         notes.print(f"[green]ready[/]  {progress.what}  [dim]{progress.seconds:.1f} s[/]")
 
+    def warn(table: str) -> None:
+        notes.print("[yellow]not all replicas fit[/]; starting those that do")
+        notes.print(table, markup=False, soft_wrap=True)
+
     label = config_label(path)
     notes.print(f"speech-runtime: starting {label} ({_engines(document, path)})")
     with ExitStack() as daemon:
         with working("starting ..."):
             daemon.enter_context(
-                running(document, label, settings, address=address, on_progress=report)
+                running(
+                    document,
+                    label,
+                    settings,
+                    address=address,
+                    on_progress=report,
+                    on_shortage=warn,
+                )
             )
         if first_words is not None:
             from runtime.cli.first_words import exchange

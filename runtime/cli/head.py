@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +47,13 @@ from runtime.daemon import (
     write_record,
 )
 from runtime.engines import make_recognizer, make_synthesizer
-from runtime.errors import ConfigError, DaemonUnavailable, SpeechError
+from runtime.errors import ConfigError, DaemonUnavailable, DoesNotFit, SpeechError
+from runtime.memory.demands import demands_of, label, policy_of
+from runtime.memory.device import devices, read
+from runtime.memory.history import History
+from runtime.memory.ledger import ACTOR, NAMESPACE, Snapshot
+from runtime.memory.plan import Plan, Pool, plan, pools_of
+from runtime.memory.table import as_text
 from runtime.settings import Settings
 from runtime.speech import PROTOCOL_VERSION
 
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
 _MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
 _POLL_S = 0.1
+_LEDGER_S = 5.0
 _DRAIN_CALL_S = 5.0  # a replica that does not answer is not waited for
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")  # Ray colours its tracebacks
 _KEPT_SESSIONS = 2  # logs of earlier runs that are not deleted
@@ -78,6 +85,7 @@ def running(
     *,
     address: str | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_shortage: Callable[[str], None] = lambda _: None,
 ) -> Iterator[DaemonRecord]:
     """Run a daemon while the context lasts.
 
@@ -87,9 +95,12 @@ def running(
         settings: Where its files are.
         address: A Ray cluster to deploy into instead of starting one.
         on_progress: Told of each step.
+        on_shortage: Told the plan, as a table, if not all replicas have room.
 
     Raises:
         ConfigError: Serve does not take the configuration.
+        DoesNotFit: Not even one replica of each deployment has room in memory.
+        MemoryUnknown: How much memory there is cannot be known.
         DaemonRunning: A daemon runs in the state folder already.
         SpeechError: The cluster or a deployment did not start.
     """
@@ -98,11 +109,13 @@ def running(
     environment = own_cluster_environment(settings) if own else joined_cluster_environment()
     adopt_environment(environment)
     schema = _schema(document, config_name)
+    pools = pools_of(devices(read()))
+    sharing = _plan(document, config_name, pools, settings, on_shortage)
     ours: list[str] = []  # applications that are here because of us
     with sole_daemon(settings):
         make_token(settings)
         try:
-            head = _start_head(settings) if address is None else _join(address, schema)
+            head = _start_head(settings, pools) if address is None else _join(address, schema)
             on_progress(Progress(f"cluster at {head}", time.monotonic() - started))
             record = DaemonRecord(
                 pid=os.getpid(),
@@ -119,7 +132,7 @@ def running(
             )
             write_record(settings, record)
             ours = [application.name for application in schema.applications]
-            _deploy(schema, settings, started, on_progress)
+            _deploy(schema, sharing, settings, started, on_progress)
             record = replace(record, ready_s=round(time.monotonic() - started, 2))
             write_record(settings, record)
             yield record
@@ -158,7 +171,23 @@ def _check_engines(args: SpeechAppArgs) -> None:
             make_recognizer(engine.engine, engine.options)
 
 
-def _start_head(settings: Settings) -> str:
+def _plan(
+    document: dict[str, Any],
+    origin: str,
+    pools: Sequence[Pool],
+    settings: Settings,
+    on_shortage: Callable[[str], None],
+) -> Plan:
+    demands = demands_of(document, origin, pools, History.kept_in(settings))
+    sharing = plan(pools, policy_of(document, origin), demands)
+    if not sharing.serves:
+        raise DoesNotFit(f"{origin} does not fit.\n{as_text(sharing)}")
+    if not sharing.fits:
+        on_shortage(as_text(sharing))
+    return sharing
+
+
+def _start_head(settings: Settings, pools: Sequence[Pool]) -> str:
     import ray
 
     _check_port(settings)
@@ -173,6 +202,8 @@ def _start_head(settings: Settings) -> str:
     context = ray.init(
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
+        # What is not ours of it is taken out of this count by a placeholder.
+        _memory=next((pool.total for pool in pools if pool.kind == "host"), None),
         log_to_driver=False,
         logging_level=logging.ERROR,
         namespace="speech",
@@ -223,7 +254,11 @@ def _check_port(settings: Settings) -> None:
 
 
 def _deploy(
-    schema: Any, settings: Settings, started: float, on_progress: Callable[[Progress], None]
+    schema: Any,
+    sharing: Plan,
+    settings: Settings,
+    started: float,
+    on_progress: Callable[[Progress], None],
 ) -> None:
     from ray import serve
     from ray.serve._private.api import serve_start  # the recipe of Ray's own `serve run`
@@ -240,10 +275,12 @@ def _deploy(
         for name in sorted(waiting & applications.keys()):
             application = applications[name]
             _report_healthy(name, application, seen, started, on_progress)
-            if application.status == "RUNNING":
+            if application.status == "RUNNING" or _all_that_fit(name, application, sharing):
                 waiting.discard(name)
             if application.status == "DEPLOY_FAILED":
                 raise SpeechError(f"The deployment failed.\n{_why(application)}")
+        if refusals := _lasting_refusals():
+            raise DoesNotFit("\n".join(refusals))
         if time.monotonic() > deadline:
             reasons = [_why(applications[name]) for name in waiting & applications.keys()]
             raise SpeechError(
@@ -265,6 +302,34 @@ def _report_healthy(
         if status.status == "HEALTHY" and label not in seen:
             seen.add(label)
             on_progress(Progress(label, time.monotonic() - started))
+
+
+def _all_that_fit(name: str, application: Any, sharing: Plan) -> bool:
+    """Whether those replicas run that have room, of deployments for which not all have."""
+    if sharing.fits:
+        return False
+    placed = {d.demand.deployment: d.placed for d in sharing.deployments}
+    return all(
+        status.replica_states.get("RUNNING", 0) >= placed.get(label(name, deployment), 1)
+        for deployment, status in application.deployments.items()
+    )
+
+
+def _lasting_refusals() -> list[str]:
+    """Why replicas wait for memory that they will never get."""
+    import ray
+
+    try:
+        ledger = ray.get_actor(ACTOR, NAMESPACE)
+        snapshot: Snapshot = ray.get(ledger.snapshot.remote(), timeout=_LEDGER_S)
+    except (ValueError, ray.exceptions.RayError):
+        return []  # it starts with the first application, and may be restarting
+    running = {lease.deployment for lease in snapshot.leases if lease.state == "serving"}
+    return [
+        waiting.refusal.message
+        for waiting in snapshot.waiting
+        if waiting.refusal.lasting and waiting.deployment not in running
+    ]
 
 
 def _why(application: Any) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from queue import PriorityQueue
 from typing import Any, TypeVar
 
+from runtime.engines.cuda import as_engine_error
 from runtime.errors import EngineFailed, SpeechError, UnknownEngine
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class ModelWorker:
         Raises:
             EngineFailed: ``work`` raised something that is not one of our own errors, or the
                 worker was closed.
+            OutOfMemory: ``work`` wanted more memory than there is for it.
             UnknownEngine: A package is not installed.
         """
         if self._closed:
@@ -80,7 +82,7 @@ class ModelWorker:
                 f"{self._name} cannot be loaded ({error}): pip install 'speech-runtime[embedded]'."
             ) from error
         except Exception as error:
-            raise EngineFailed(f"{self._name} failed: {type(error).__name__}: {error}") from error
+            raise as_engine_error(error, self._name) from error
         return result
 
     def close(self) -> None:

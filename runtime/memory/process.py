@@ -34,6 +34,22 @@ def resident_bytes(pid: int) -> int | None:
     return None
 
 
+def peak_beyond_resident(pid: int) -> int | None:
+    """By how many bytes a process's largest resident size exceeds its present one.
+
+    Returns None where the kernel does not tell.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Vm"))
+    if "VmHWM" not in sizes or "VmRSS" not in sizes:
+        return None
+    peak, now = (int(sizes[key].split()[0]) * 1024 for key in ("VmHWM", "VmRSS"))
+    return max(0, peak - now)
+
+
 def cpu_seconds(pid: int) -> float | None:
     """User and system time a process has used, in seconds; None where it cannot be read."""
     fields = _stat(pid)

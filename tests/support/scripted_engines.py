@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from runtime.bench.engines import CountingStream
+from runtime.bench.engines import CountingStream, Weightless
 from runtime.errors import EngineFailed, Overloaded, SessionClosed
 from runtime.speech import (
     AudioChunk,
@@ -28,7 +28,7 @@ from runtime.text import plan_chunks
 RATE = 8_000
 
 
-class ScriptedSynthesizer:
+class ScriptedSynthesizer(Weightless):
     """10 ms of audio for each character: the samples count up, so that none can hide.
 
     A sentence with the word "explode" fails; one with "forever" never ends; each with
@@ -43,9 +43,6 @@ class ScriptedSynthesizer:
             seed=True,
             slots=slots,
         )
-
-    async def load(self) -> LoadReport:
-        return LoadReport(0.0, 0.0)
 
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         position = 0
@@ -64,9 +61,6 @@ class ScriptedSynthesizer:
                     break
         yield AudioChunk(b"", RATE, position, end=True)
 
-    async def close(self) -> None:
-        pass
-
 
 class BrokenSynthesizer(ScriptedSynthesizer):
     """Can be made and not loaded."""
@@ -75,7 +69,7 @@ class BrokenSynthesizer(ScriptedSynthesizer):
         raise EngineFailed("there are no weights here")
 
 
-class ScriptedRecognizer:
+class ScriptedRecognizer(Weightless):
     """Hears how many samples there were; a partial each second, a final when asked."""
 
     def __init__(self, *, slots: int = 4) -> None:
@@ -83,9 +77,6 @@ class ScriptedRecognizer:
             languages=("en", "de"), sample_rate=RATE, streaming=True, words=True, slots=slots
         )
         self._open: set[CountingStream] = set()
-
-    async def load(self) -> LoadReport:
-        return LoadReport(0.0, 0.0)
 
     def open(self, options: RecognitionOptions) -> ScriptedStream:
         if len(self._open) >= self.capabilities.slots:
@@ -99,9 +90,6 @@ class ScriptedRecognizer:
         words = (Word("samples", 0.0, seconds),) if options.words else ()
         final = FinalTranscript(f"{len(samples)} samples", 0, 0.0, seconds, words)
         return Transcript.of([final], seconds)
-
-    async def close(self) -> None:
-        pass
 
 
 class ScriptedStream(CountingStream):

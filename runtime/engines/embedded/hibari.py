@@ -77,6 +77,12 @@ class HibariSynthesizer:
             details={"package": f"hibari-tts {version('hibari-tts')}"},
         )
 
+    async def exercise(self) -> None:
+        """Speak the longest piece; all slots share one model, which speaks one at a time."""
+        words = "Exercise makes memory peak. " * _MAX_PIECE_CHARS
+        longest = TextChunk(0, words[:_MAX_PIECE_CHARS], 0, _MAX_PIECE_CHARS)
+        await self._worker.run(self._speak, longest, 1.0, 0)
+
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         """Speak; see ``Synthesizer.synthesize``."""
         seed = int(np.random.SeedSequence().generate_state(1)[0])

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from runtime.engines.embedded.segmenter import SAMPLE_RATE, Segmenter, SegmentRules
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
@@ -56,6 +58,11 @@ class SegmentRecognizer(ABC):
     @abstractmethod
     def _decode(self, options: RecognitionOptions, samples: Samples) -> Decoded:
         """Decode one segment of 16 kHz float32 speech; on the worker thread."""
+
+    async def exercise(self) -> None:
+        """Decode the longest segment; all slots share one model, which decodes one at a time."""
+        longest = np.zeros(round(self._max_segment_s * SAMPLE_RATE), dtype=np.float32)
+        await self._worker.run(self._decode, RecognitionOptions(), longest)
 
     def open(self, options: RecognitionOptions) -> SegmentStream:
         """Take a slot for a stream; see ``Recognizer.open``."""

@@ -1,0 +1,340 @@
+"""A replica's side of the ledger: no engine is loaded without a lease, nor beyond it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import metrics
+
+from deployments.identity import replica_id
+from runtime.admission import Admission
+from runtime.engines import cuda
+from runtime.errors import LedgerUnavailable
+from runtime.memory.demands import label
+from runtime.memory.device import Bytes, DeviceMemory, Unknown, devices, process_bytes, read
+from runtime.memory.footprint import GIB
+from runtime.memory.ledger import ACTOR, NAMESPACE, Lease, Refusal, Report, Terms, Word
+from runtime.memory.meter import Meter
+from runtime.memory.plan import Claim
+from runtime.memory.process import peak_beyond_resident, resident_bytes
+from runtime.memory.watch import Pressure, Watch
+from runtime.speech import LoadReport
+
+logger = logging.getLogger("ray.serve")
+
+_LEDGER_S = 10.0  # how long a replica looks for the ledger before it refuses to load
+_ASK_AGAIN_S = 1.0  # while it waits for room
+_RETRY_S = 0.2  # while the ledger is being restarted
+_LOOK_S = 0.25  # how often what is available is read
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """What the plan gives each replica of a deployment.
+
+    Attributes:
+        claims: What it may hold, of ``gpu`` and of ``host``.
+        signature: What runs, to keep what it measures for the next plan.
+        auto: Whether the plan chose the slots, and the engine may find that it sustains fewer.
+    """
+
+    claims: dict[str, Claim]
+    signature: str
+    auto: bool
+
+    def slots(self, planned: int, load: LoadReport) -> int:
+        """How many slots an engine is given, of those that were planned for it."""
+        if self.auto and load.sustains is not None and load.sustains < planned:
+            logger.warning("%d of %d slots keep real time", load.sustains, planned)
+            return max(1, load.sustains)
+        return planned
+
+
+class ReplicaMemory:
+    """Reserves before anything is loaded, measures after, and yields when memory is short.
+
+    Attributes:
+        parked: Whether the engines are unloaded because memory is short.
+    """
+
+    def __init__(
+        self,
+        allotment: Allotment,
+        load: Callable[[], Awaitable[Iterable[Admission]]],
+        unload: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """Describe a replica; nothing happens yet.
+
+        Args:
+            allotment: What it may hold.
+            load: Loads the engines and fills each slot once; returns who may begin, to be
+                refused while memory is short.
+            unload: Ends what runs, for the reason given, and frees the engines.
+        """
+        context = serve.get_replica_context()
+        self.parked = False
+        self._deployment = label(context.app_name, context.deployment)
+        self._replica = f"{self._deployment}#{replica_id()}"
+        self._signature = allotment.signature
+        self._load = load
+        self._unload = unload
+        self._admissions: tuple[Admission, ...] = ()
+        self._devices = _own_devices(allotment.claims)
+        here = ray.get_runtime_context()
+        self._leases = tuple(
+            Lease(
+                self._replica,
+                self._deployment,
+                (here.get_node_id(), self._devices[where].key),
+                claim,
+                os.getpid(),
+                here.get_actor_id(),
+            )
+            for where, claim in allotment.claims.items()
+        )
+        self._meters = {device.key: Meter(device) for device in self._devices.values()}
+        self._watches: dict[str, Watch] = {}
+        self._terms: Terms | None = None
+        self._holds: tuple[str, ...] = ()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pressure = metrics.Gauge(
+            "speech_memory_pressure",
+            "0, 1 below the soft floor, 2 below the hard one.",
+            tag_keys=("device",),
+        )
+
+    async def start(self) -> None:
+        """Reserve, cap, load, measure; then keep the lease and watch the floors.
+
+        Waits for as long as there is no room: a replica that gave up would be started again.
+
+        Raises:
+            LedgerUnavailable: There is no ledger; nothing was loaded.
+            LeaseExceeded: The engines need more than was claimed; both figures are named.
+        """
+        await self._reserve()
+        await self._load_within_lease()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep()), loop.create_task(self._watch())]
+
+    async def _reserve(self) -> None:
+        told = None
+        while isinstance(answer := await self._ask("reserve", self._leases), Refusal):
+            if answer.message != told:
+                logger.warning("waiting for memory: %s", answer.message)
+                told = answer.message
+            await asyncio.sleep(_ASK_AGAIN_S)
+        terms: Terms = answer
+        self._terms = terms
+        self._watches = {
+            key: Watch(soft, hard, terms.clear_s) for key, (soft, hard) in terms.floors.items()
+        }
+
+    async def _load_within_lease(self) -> None:
+        for where, lease in zip(self._devices, self._leases, strict=True):
+            if where == "gpu":
+                await asyncio.to_thread(cuda.cap_allocator, lease.claim.allocator)
+        self._admissions = tuple(await self._load())
+        measured = []
+        for where, lease in zip(self._devices, self._leases, strict=True):
+            size = await asyncio.to_thread(self._measure, where)
+            if isinstance(size, Unknown):
+                logger.warning("%s is not measured: %s", lease.device[1], size.reason)
+                continue
+            arguments = (lease.replica, lease.device, size, self._signature)
+            error = await self._ask("measured", *arguments)
+            if error is not None:
+                raise error
+            measured.append(replace(lease, state="serving", measured=size, peak=size))
+        by_device = {lease.device: lease for lease in measured}
+        self._leases = tuple(
+            by_device.get(lease.device, replace(lease, state="serving")) for lease in self._leases
+        )
+
+    def _measure(self, where: str) -> Bytes:
+        """The most this process has held of a device, in bytes."""
+        device = self._devices[where]
+        if where == "host":
+            return _peak_of_host()
+        own = next(d for d in devices(read()) if d.key == device.key)
+        held = process_bytes(own, os.getpid())
+        if isinstance(held, Unknown):
+            # The allocator's count is exact; a context's size is an estimate.
+            held = cuda.allocator_peak() + self._leases[0].claim.context
+        if device.kind == "unified":
+            host = _peak_of_host()
+            return host if isinstance(host, Unknown) else held + host
+        return held
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call the ledger, through its restarts.
+
+        Raises:
+            LedgerUnavailable: It has not answered for ten seconds.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LEDGER_S
+        while True:
+            try:
+                ledger = await asyncio.to_thread(ray.get_actor, ACTOR, NAMESPACE)
+                async with asyncio.timeout_at(deadline):
+                    return await getattr(ledger, method).remote(*arguments)
+            except (ValueError, TimeoutError, ray.exceptions.RayActorError) as error:
+                if loop.time() > deadline:
+                    raise LedgerUnavailable(
+                        f"The memory ledger ({ACTOR}) does not answer ({error}), and nothing is "
+                        "loaded without a lease. It comes with the application: was this "
+                        "deployment built by deployments.app:build_app?"
+                    ) from error
+            await asyncio.sleep(_RETRY_S)
+
+    async def _keep(self) -> None:
+        """Tell the ledger of this replica, and hear who holds."""
+        known = -1
+        while True:
+            try:
+                report = await asyncio.to_thread(self._report)
+                leases = self._leases
+                if self.parked:
+                    leases = tuple(replace(lease, state="parked") for lease in leases)
+                word: Word = await self._ask("keep", leases, report, known)
+                known = word.number
+                self._hold_still(word.holds)
+            except Exception:  # serving goes on without a ledger; loading does not
+                logger.exception("the memory ledger cannot be told of this replica")
+                await asyncio.sleep(_ASK_AGAIN_S)
+
+    def _report(self) -> Report:
+        held = {}
+        for where, device in self._devices.items():
+            size = self._measure(where)
+            if not isinstance(size, Unknown):
+                held[device.key] = size
+        available = {key: meter.read() for key, meter in self._meters.items()}
+        known = {key: size for key, size in available.items() if not isinstance(size, Unknown)}
+        return Report(held, known, int(self._worst()))
+
+    def _hold_still(self, holds: tuple[str, ...]) -> None:
+        """While somebody starts beside us, the allocator neither grows nor gives back."""
+        if bool(holds) != bool(self._holds) and "gpu" in self._devices and not self.parked:
+            lease = self._leases[list(self._devices).index("gpu")]
+            cuda.cap_allocator(cuda.allocator_reserved() if holds else lease.claim.allocator)
+        self._holds = holds
+
+    def _worst(self) -> Pressure:
+        return max((w.pressure for w in self._watches.values()), default=Pressure.NONE)
+
+    async def _watch(self) -> None:
+        before = Pressure.NONE
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for key, watch in self._watches.items():
+                pressure = watch.update(self._meters[key].read())
+                self._pressure.set(int(pressure), tags={"device": key})
+            now = self._worst()
+            try:
+                await self._yield_to(now, changed=now != before)
+            except Exception:
+                logger.exception("memory could not be given back or taken again")
+            before = now
+
+    async def _yield_to(self, pressure: Pressure, *, changed: bool) -> None:
+        """Do what the pressure asks for; while somebody holds, nothing is freed or taken."""
+        assert self._terms is not None
+        if changed and not self.parked:
+            self._refuse(pressure)
+        if self._holds:
+            return
+        if changed and pressure:
+            await asyncio.to_thread(release_caches)
+        if pressure is Pressure.HARD and not self.parked:
+            lasted = max(w.seconds for w in self._watches.values() if w.pressure is Pressure.HARD)
+            if lasted >= self._terms.park_after_s:
+                await self._park()
+        elif pressure is Pressure.NONE and self.parked:
+            await self._come_back()
+
+    def _refuse(self, pressure: Pressure) -> None:
+        assert self._terms is not None
+        for admission in self._admissions:
+            if pressure:
+                admission.pause(self._why(), self._terms.clear_s)
+            else:
+                admission.resume()
+
+    def _why(self) -> str:
+        assert self._terms is not None
+        short = []
+        for key, watch in self._watches.items():
+            available = self._meters[key].read()
+            if watch.pressure and not isinstance(available, Unknown):
+                floor = self._terms.floors[key][0] / GIB
+                short.append(f"{key} has {available / GIB:.2f} GiB available, floor {floor:.2f}")
+        return f"Memory is short: {', '.join(short) or 'below a floor until just now'}."
+
+    async def _park(self) -> None:
+        assert self._terms is not None
+        why = self._why()
+        logger.warning("parking: %s", why)
+        self.parked = True
+        for admission in self._admissions:
+            admission.pause(f"Parked. {why}", self._terms.clear_s, everybody=True)
+        await self._unload(f"The replica parked. {why}")
+        await asyncio.to_thread(release_caches)
+        await self._ask("park", self._replica)
+
+    async def _come_back(self) -> None:
+        """Load again if the ledger lets us; else stay parked and ask again at the next look."""
+        fresh = tuple(replace(lease, state="loading", measured=None) for lease in self._leases)
+        if isinstance(await self._ask("reserve", fresh), Refusal):
+            return
+        self._leases = fresh
+        await self._load_within_lease()
+        self.parked = False
+        logger.warning("memory is there again: loaded and serving")
+
+
+def release_caches() -> None:
+    """Give back what is cached and not in use: torch's blocks, and the C heap's free pages."""
+    cuda.release_cached()
+    with suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _peak_of_host() -> Bytes:
+    resident, beyond = resident_bytes(os.getpid()), peak_beyond_resident(os.getpid())
+    if resident is None or beyond is None:
+        return Unknown("/proc does not tell what this process holds")
+    return resident + beyond
+
+
+def _own_devices(claims: Mapping[str, Claim]) -> dict[str, DeviceMemory]:
+    """The devices that this replica was given, for each of its claims.
+
+    Raises:
+        LedgerUnavailable: It claims a part of a GPU and was given none.
+    """
+    here = {device.key: device for device in devices(read())}
+    own = {}
+    for where in claims:
+        if where == "host":
+            own[where] = here["host"]
+            continue
+        given = ray.get_gpu_ids()
+        key = f"cuda:{given[0]}" if given else "none"
+        if key not in here:
+            raise LedgerUnavailable(
+                f"This replica claims a part of a GPU, and Ray gave it {given or 'none'}; devices "
+                f"here: {', '.join(here)}. Let build_app set num_gpus."
+            )
+        own[where] = here[key]
+    return own

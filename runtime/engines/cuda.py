@@ -1,0 +1,63 @@
+"""What all engines on a GPU share: torch's allocator within its lease, and its failures.
+
+Torch is imported here only by ``cap_allocator``, which is called once there is a lease.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from runtime.errors import EngineFailed, OutOfMemory
+from runtime.memory.footprint import GIB
+
+
+def cap_allocator(size: int) -> None:
+    """Let torch's allocator hold at most ``size`` bytes of this process's GPU.
+
+    An allocation beyond it raises ``torch.OutOfMemoryError``, however much the device has
+    left. The CUDA context is not in it.
+    """
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory
+    # Torch multiplies again and cuts off: half a byte more keeps the very size.
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (size + 0.5) / total), 0)
+
+
+def allocator_peak() -> int:
+    """The most that torch's allocator has held of the GPU, in bytes; 0 without torch."""
+    torch = _torch_in_use()
+    return 0 if torch is None else int(torch.cuda.max_memory_reserved(0))
+
+
+def allocator_reserved() -> int:
+    """What torch's allocator holds of the GPU now, in bytes; 0 without torch."""
+    torch = _torch_in_use()
+    return 0 if torch is None else int(torch.cuda.memory_reserved(0))
+
+
+def release_cached() -> None:
+    """Give back blocks that the allocator holds and nothing uses."""
+    torch = _torch_in_use()
+    if torch is not None:
+        torch.cuda.empty_cache()
+
+
+def as_engine_error(error: Exception, engine: str) -> EngineFailed:
+    """The error that the caller of an engine sees for one that came out of its model."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        limit = ""
+        torch = _torch_in_use()
+        if torch is not None:
+            limit = f" Its allocator holds {torch.cuda.memory_reserved(0) / GIB:.2f} GiB."
+        return OutOfMemory(
+            f"{engine} needed more memory for this request than its lease allows.{limit} Ask for "
+            "less at once, or give the engine more (see `speech memory show`)."
+        )
+    return EngineFailed(f"{engine} failed: {type(error).__name__}: {error}")
+
+
+def _torch_in_use() -> Any:
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None

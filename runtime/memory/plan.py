@@ -1,0 +1,420 @@
+"""The budget on paper: pure arithmetic over one node's devices, in bytes until the last line.
+
+    budget   = total - sum of (neighbour + its overhead) - huge pages - host reserve
+    claim    = context + weights + workspace + slots x state + host
+    fits     = each replica has a device with room for its claim
+    num_gpus = claim / total, rounded up to 10^-4, which is what Ray is told
+
+``host`` counts where the pool is the host's own: on unified memory, and without a GPU.
+A machine with discrete GPUs has a pool for each and one for the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from runtime.errors import ConfigError, MemoryUnknown
+from runtime.memory.device import DeviceMemory, Kind, Unknown
+from runtime.memory.footprint import GIB, Footprint
+from runtime.memory.policy import MemoryPolicy
+
+CONTEXT = round(0.6 * GIB)
+"""Bytes of a CUDA context, which no allocator counts: 610 MiB were measured on an H100."""
+
+REPLICA_HOST = round(0.25 * GIB)
+"""Bytes of a replica's process without an engine: Python, Ray, Serve; 0.2 GiB were measured."""
+
+RAY_UNITS = 10_000
+"""Ray counts fractions of a GPU in steps of 10^-4."""
+
+Slots: TypeAlias = tuple[tuple[int, ...], ...]
+"""Slots of each engine of each deployment, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A device whose figures are known; all in bytes. ``index`` is Ray's number of a GPU."""
+
+    key: str
+    name: str
+    kind: Kind
+    total: int
+    huge_pages: int = 0
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDemand:
+    """An engine of a deployment; autos share what is left by ``share``, up to ``limit`` bytes."""
+
+    role: str
+    engine: str
+    footprint: Footprint
+    share: float = 1.0
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A deployment: what each of its replicas runs, and how many replicas there may be.
+
+    ``measured`` are the bytes that its weights and workspace were found to need on the
+    device it is about, where it has run before; ``signature`` names what ran.
+    """
+
+    deployment: str
+    engines: tuple[EngineDemand, ...]
+    replicas: int = 1
+    signature: str = ""
+    measured: int | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is about a GPU: one of its engines runs on it."""
+        return any(engine.footprint.on_gpu for engine in self.engines)
+
+    @property
+    def weights_from(self) -> str:
+        """Where the figure for the weights is from."""
+        if self.measured is not None:
+            return "measured"
+        return ", ".join(dict.fromkeys(e.footprint.weights_from for e in self.engines))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one replica claims of one pool, in bytes."""
+
+    context: int = 0
+    weights: int = 0
+    workspace: int = 0
+    state: int = 0
+    host: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.context + self.weights + self.workspace + self.state + self.host
+
+    @property
+    def allocator(self) -> int:
+        """What a GPU's allocator may hold of it."""
+        return self.total - self.context - self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Somebody's part of a device, in bytes."""
+
+    name: str
+    bytes: int
+    overhead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """A pool and who gets what of it; ``replicas`` are (deployment, how many of them)."""
+
+    pool: Pool
+    neighbours: tuple[Share, ...]
+    host_reserve: int
+    replicas: tuple[tuple[str, int], ...]
+    claimed: int
+
+    @property
+    def withheld(self) -> int:
+        """Bytes that are not ours to claim."""
+        others = sum(share.bytes + share.overhead for share in self.neighbours)
+        return others + self.pool.huge_pages + self.host_reserve
+
+    @property
+    def budget(self) -> int:
+        """Bytes that are; negative if the neighbours already have more than there is."""
+        return self.pool.total - self.withheld
+
+    @property
+    def headroom(self) -> int:
+        """What nobody claims."""
+        return self.budget - self.claimed
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPlan:
+    """What a deployment's replicas claim, each, and how many of them found room."""
+
+    demand: Demand
+    slots: tuple[int, ...]
+    gpu: Claim | None  # of a device that is a GPU, unified memory included
+    host: Claim | None  # of the host beside discrete GPUs, or where there is no GPU
+    num_gpus: float
+    placed: int
+
+    @property
+    def claim(self) -> Claim:
+        """Of the device that the deployment is about."""
+        claim = self.gpu or self.host
+        assert claim is not None
+        return claim
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where every byte goes. ``remedies`` are the smallest changes that would make it fit."""
+
+    devices: tuple[DevicePlan, ...]
+    deployments: tuple[DeploymentPlan, ...]
+    remedies: tuple[str, ...] = field(default=())
+
+    @property
+    def fits(self) -> bool:
+        """Whether each replica has room."""
+        return all(d.placed == d.demand.replicas for d in self.deployments)
+
+    @property
+    def serves(self) -> bool:
+        """Whether at least one replica of each deployment has room."""
+        return all(d.placed for d in self.deployments)
+
+
+def pools_of(devices: Sequence[DeviceMemory]) -> tuple[Pool, ...]:
+    """The devices of a node as the plan takes them.
+
+    Raises:
+        MemoryUnknown: A device's total cannot be known; it is never taken for zero.
+    """
+    pools = []
+    for device in devices:
+        unknown = device.kind if isinstance(device.kind, Unknown) else device.total.value
+        if isinstance(device.kind, Unknown) or isinstance(device.total.value, Unknown):
+            assert isinstance(unknown, Unknown)
+            raise MemoryUnknown(
+                f"How much memory {device.key} ({device.name}) has cannot be known: "
+                f"{unknown.reason}. Mend that, or plan for a recorded device with --device."
+            )
+        pages = device.huge_pages.value if device.huge_pages is not None else 0
+        pools.append(
+            Pool(
+                device.key,
+                device.name,
+                device.kind,
+                device.total.value,
+                0 if isinstance(pages, Unknown) else pages,
+                None if device.kind == "host" else int(device.key.partition(":")[2]),
+            )
+        )
+    return tuple(pools)
+
+
+def plan(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]) -> Plan:
+    """Share the pools of a node out; ``slots: auto`` becomes numbers.
+
+    Raises:
+        ConfigError: An engine wants a GPU and there is none, or a neighbour is said to be on
+            a device that is not there.
+    """
+    from runtime.memory.remedies import remedies
+
+    check(pools, policy, demands)
+    sharing = share_out(pools, policy, demands)
+    return sharing if sharing.fits else with_remedies(sharing, remedies(pools, policy, demands))
+
+
+def share_out(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]) -> Plan:
+    """The plan without its remedies."""
+    autos = [e for d in demands for e in d.engines if e.footprint.slots is None]
+    least, most = _slots(demands, 0), _slots(demands, sum(pool.total for pool in pools))
+    if not autos or not _place(pools, policy, demands, least).fits:
+        return _place(pools, policy, demands, least)
+    # The largest share for which everything fits; each engine's slots only grow with it.
+    low, high = 0, sum(pool.total for pool in pools)
+    if _leaves_headroom(_place(pools, policy, demands, most), policy):
+        return _place(pools, policy, demands, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _leaves_headroom(_place(pools, policy, demands, _slots(demands, middle)), policy)
+        low, high = (middle, high) if fits else (low, middle)
+    return _place(pools, policy, demands, _slots(demands, low))
+
+
+def with_remedies(sharing: Plan, remedies: tuple[str, ...]) -> Plan:
+    """The same plan, saying what would make it fit."""
+    return Plan(sharing.devices, sharing.deployments, remedies)
+
+
+def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
+    """What a replica claims of a pool of this kind; None if nothing."""
+    parts = [
+        (engine.footprint, count)
+        for engine, count in zip(demand.engines, slots, strict=True)
+        if kind == "unified" or engine.footprint.on_gpu == (kind == "discrete")
+    ]
+    if kind == "discrete" and not demand.on_gpu:
+        return None
+    process = REPLICA_HOST + sum(engine.footprint.host for engine in demand.engines)
+    weights = sum(footprint.weights for footprint, _ in parts)
+    workspace = sum(footprint.workspace for footprint, _ in parts)
+    if demand.measured is not None and (kind == "unified" or demand.on_gpu == (kind != "host")):
+        weights, workspace = demand.measured, 0
+    return Claim(
+        context=CONTEXT if demand.on_gpu and kind != "host" else 0,
+        weights=weights,
+        workspace=workspace,
+        state=sum(count * footprint.state_per_slot for footprint, count in parts),
+        host=0 if kind == "discrete" else process,
+    )
+
+
+def units(size: int, total: int) -> int:
+    """Bytes in Ray's steps of a GPU, rounded up."""
+    return -(-size * RAY_UNITS // total)
+
+
+def check(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]) -> None:
+    """Refuse what no change of sizes would mend; see ``plan``."""
+    gpus = [pool for pool in pools if pool.index is not None]
+    for demand in demands:
+        for engine in demand.engines:
+            if engine.footprint.on_gpu and not gpus:
+                raise ConfigError(
+                    f"{demand.deployment} runs {engine.engine} on a GPU, and there is none here "
+                    f"({', '.join(pool.key for pool in pools)}). Plan for another device with "
+                    "--device, or choose the engines of config/embedded.yaml."
+                )
+    for neighbour in policy.neighbours:
+        missing = set(neighbour.devices or ()) - {pool.index for pool in gpus}
+        if missing:
+            raise ConfigError(
+                f"Neighbour {neighbour.name!r} is on devices {sorted(missing)}, which are not "
+                f"there; devices: {', '.join(pool.key for pool in pools)}."
+            )
+
+
+def _slots(demands: Sequence[Demand], spare: int) -> Slots:
+    """Slots of all engines if ``spare`` bytes are to be had for each unit of share."""
+
+    def auto(engine: EngineDemand, replicas: int) -> int:
+        footprint = engine.footprint
+        room = int(spare * engine.share) // (replicas * max(footprint.state_per_slot, 1))
+        if engine.limit is not None:
+            fixed = footprint.weights + footprint.workspace
+            room = min(room, (engine.limit - fixed) // max(footprint.state_per_slot, 1))
+        return max(1, min(room, footprint.max_slots))
+
+    return tuple(
+        tuple(
+            auto(engine, demand.replicas)
+            if engine.footprint.slots is None
+            else engine.footprint.slots
+            for engine in demand.engines
+        )
+        for demand in demands
+    )
+
+
+def _leaves_headroom(sharing: Plan, policy: MemoryPolicy) -> bool:
+    return sharing.fits and all(
+        device.headroom >= policy.headroom(device.pool.kind) for device in sharing.devices
+    )
+
+
+def _withheld(pool: Pool, pools: Sequence[Pool], policy: MemoryPolicy) -> DevicePlan:
+    """The pool before anything of ours is on it."""
+    beside_gpus = pool.kind == "host" and len(pools) > 1
+    shares = tuple(
+        Share(n.name, n.size(pool.total), n.overhead(pool.kind))
+        for n in policy.neighbours
+        if not beside_gpus and (n.devices is None or pool.index in n.devices)
+    )
+    reserve = policy.host_reserve(pool.kind, beside_gpus=beside_gpus)
+    return DevicePlan(pool, shares, reserve, (), 0)
+
+
+def _place(
+    pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand], slots: Slots
+) -> Plan:
+    """Put each replica where Ray would: on the fullest device that has room for it.
+
+    First one replica of each deployment, then the rest.
+    """
+    empty = [_withheld(pool, pools, policy) for pool in pools]
+    room = [
+        device.budget
+        if device.pool.index is None
+        else RAY_UNITS - units(device.withheld, device.pool.total)
+        for device in empty
+    ]
+    claims = [
+        [claim_of(demand, counts, pool.kind) for pool in pools]
+        for demand, counts in zip(demands, slots, strict=True)
+    ]
+    here: list[dict[str, int]] = [{} for _ in pools]
+    placed = [0] * len(demands)
+
+    def put(which: int) -> None:
+        chosen = []
+        for gpu in (True, False):
+            candidates = []
+            wanted = False
+            for index, (pool, claim) in enumerate(zip(pools, claims[which], strict=True)):
+                if claim is None or (pool.index is not None) != gpu:
+                    continue
+                wanted = True
+                need = units(claim.total, pool.total) if gpu else claim.total
+                if need <= room[index]:
+                    candidates.append((room[index], index, need))
+            if wanted and not candidates:
+                return
+            chosen += [min(candidates)] if candidates else []
+        for _, index, need in chosen:
+            room[index] -= need
+            name = demands[which].deployment
+            here[index][name] = here[index].get(name, 0) + 1
+        placed[which] += 1
+
+    for which, demand in enumerate(demands):
+        if demand.replicas:
+            put(which)
+    for which, demand in enumerate(demands):
+        for _ in range(demand.replicas - 1):
+            put(which)
+    by_name = {demand.deployment: which for which, demand in enumerate(demands)}
+
+    def claimed(index: int) -> int:
+        """Of the replicas that are here; with those that have no room if there is one pool."""
+        total = 0
+        for name, count in here[index].items():
+            claim = claims[by_name[name]][index]
+            total += count * (claim.total if claim else 0)
+        return total
+
+    devices = tuple(
+        DevicePlan(d.pool, d.neighbours, d.host_reserve, tuple(here[i].items()), claimed(i))
+        for i, d in enumerate(empty)
+    )
+    deployments = []
+    for which, demand in enumerate(demands):
+        gpu = next((i for i, p in enumerate(pools) if p.index is not None and claims[which][i]), -1)
+        host = next((i for i, p in enumerate(pools) if p.index is None and claims[which][i]), -1)
+        of_gpu = claims[which][gpu] if gpu >= 0 else None
+        # Devices of different size: Ray knows one fraction, the largest.
+        fraction = max(
+            (
+                units(claim.total, pool.total)
+                for pool, claim in zip(pools, claims[which], strict=True)
+                if claim is not None and pool.index is not None
+            ),
+            default=0,
+        )
+        deployments.append(
+            DeploymentPlan(
+                demand,
+                slots[which],
+                of_gpu,
+                claims[which][host] if host >= 0 else None,
+                fraction / RAY_UNITS,
+                placed[which],
+            )
+        )
+    return Plan(devices, tuple(deployments))

@@ -1,0 +1,68 @@
+"""Floors on the memory that is available: when it is short, and when that is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import IntEnum
+
+from runtime.memory.device import Bytes, Unknown
+
+
+class Pressure(IntEnum):
+    """How short memory is: not, so that no new sessions are taken, so that engines park."""
+
+    NONE = 0
+    SOFT = 1
+    HARD = 2
+
+
+class Watch:
+    """Two floors with hysteresis: one is left only once it has been clear for a while.
+
+    A figure that is not known changes nothing.
+    """
+
+    def __init__(
+        self,
+        soft: int,
+        hard: int,
+        clear_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Floors in bytes, ``hard`` at most ``soft``; ``clear_s`` and ``clock`` in seconds."""
+        self._floors = {Pressure.SOFT: soft, Pressure.HARD: hard}
+        self._clear_s = clear_s
+        self._clock = clock
+        self._clear_since: float | None = None
+        self._since = clock()
+        self.pressure = Pressure.NONE
+
+    @property
+    def seconds(self) -> float:
+        """How long the present pressure has lasted."""
+        return self._clock() - self._since
+
+    def update(self, available: Bytes) -> Pressure:
+        """Take note of the bytes available now; returns the pressure."""
+        if isinstance(available, Unknown):
+            return self.pressure
+        below = max(
+            (pressure for pressure, floor in self._floors.items() if available < floor),
+            default=Pressure.NONE,
+        )
+        now = self._clock()
+        if below > self.pressure:
+            self._become(below)
+        if below >= self.pressure:
+            self._clear_since = None
+        elif self._clear_since is None:
+            self._clear_since = now
+        elif now - self._clear_since >= self._clear_s:
+            self._become(below)
+        return self.pressure
+
+    def _become(self, pressure: Pressure) -> None:
+        self.pressure = pressure
+        self._since = self._clock()
+        self._clear_since = None
