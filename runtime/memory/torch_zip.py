@@ -1,0 +1,163 @@
+"""Counts what a PyTorch checkpoint (a zip, since PyTorch 1.6) holds.
+
+Its ``data.pkl`` is a pickle in which tensors refer to storages, and storages are
+persistent ids: ``("storage", torch.FloatStorage, key, place, numbers)``. It is unpickled
+here with every name standing for a class that does nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from runtime.memory.extent import MAX_READ, Damaged, Extent
+
+Count: TypeAlias = Callable[[Extent], dict[str, int]]
+
+# torch.storage: the classes by which typed storages are pickled.
+_STORAGES = {
+    "DoubleStorage": ("float64", 8),
+    "FloatStorage": ("float32", 4),
+    "HalfStorage": ("float16", 2),
+    "BFloat16Storage": ("bfloat16", 2),
+    "LongStorage": ("int64", 8),
+    "IntStorage": ("int32", 4),
+    "ShortStorage": ("int16", 2),
+    "CharStorage": ("int8", 1),
+    "ByteStorage": ("uint8", 1),
+    "BoolStorage": ("bool", 1),
+    "ComplexFloatStorage": ("complex64", 8),
+    "ComplexDoubleStorage": ("complex128", 16),
+}
+# Opcodes that allocate by a length they only claim, or that get at objects without
+# asking find_class. PyTorch writes none of them.
+_REFUSED = {"BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EXT1", "EXT2", "EXT4"}
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+
+
+def count(file: Extent) -> dict[str, int]:
+    """Count the numbers in a checkpoint by type, and check that the zip holds them.
+
+    Raises:
+        Damaged: It is cut off, is no checkpoint, or its parts do not agree.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            index = next((n for n in entries if n.rpartition("/")[2] == "data.pkl"), None)
+            if index is None:
+                held = ", ".join(list(entries)[:5])
+                raise Damaged(f"it is a zip without data.pkl, not PyTorch's; it holds {held}")
+            with archive.open(index) as stream:
+                storages = _storages(stream.read(MAX_READ + 1))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise Damaged(f"it is a zip that is damaged or cut off ({error})") from error
+    folder = index.removesuffix("data.pkl")
+    for key, (kind, size, numbers) in storages.items():
+        entry = entries.get(f"{folder}data/{key}")
+        if entry is None or entry.file_size != numbers * size:
+            there = "lacks it" if entry is None else f"has {entry.file_size} bytes of it"
+            raise Damaged(f"storage {key[:80]!r} is {numbers} numbers of {kind}; the zip {there}")
+    return _total(storages)
+
+
+def count_stream(file: Extent) -> dict[str, int]:
+    """As ``count``, but from the start on, for where going to the end and back is dear.
+
+    PyTorch writes ``data.pkl`` first. Whether its storages are there is not looked at.
+
+    Raises:
+        Damaged: It is cut off before, or is no checkpoint.
+    """
+    header = file.exactly(30)  # of the zip's first entry: APPNOTE.TXT 4.3.7
+    name_length, extra_length = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+    method = int.from_bytes(header[8:10], "little")
+    name = file.exactly(name_length).decode("utf-8", "replace")
+    file.exactly(extra_length)
+    if header[:4] != b"PK\x03\x04" or name.rpartition("/")[2] != "data.pkl" or method:
+        raise Damaged(f"its weights are not as PyTorch writes them; they start with {name[:80]!r}")
+    # How long it is may be written after it only; a pickle knows its own end.
+    return _total(_storages(file.read(min(MAX_READ, file.size))))
+
+
+def _total(storages: dict[str, tuple[str, int, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for kind, _, numbers in storages.values():
+        total[kind] += numbers
+    return dict(total)
+
+
+def _storages(data: bytes) -> dict[str, tuple[str, int, int]]:
+    """By key: type, bytes a number, and how many numbers."""
+    if len(data) > MAX_READ:
+        raise Damaged("its data.pkl is far larger than a list of tensors")
+    try:
+        places = 0
+        for opcode, argument, _ in pickletools.genops(data):
+            # A place in the memo is allocated as told, and so are all before it.
+            places += opcode.name in (*_PUTS, "MEMOIZE")
+            too_far = opcode.name in _PUTS and not 0 <= int(argument or 0) <= places
+            if opcode.name in _REFUSED or too_far:
+                raise Damaged(f"its data.pkl is not of PyTorch's making: {opcode.name}")
+        reader = _Reader(io.BytesIO(data))
+        reader.load()
+    except Damaged:
+        raise
+    # A pickle is a program: it can go wrong in any way.
+    except Exception as error:
+        raise Damaged(f"its data.pkl is damaged ({type(error).__name__}: {error})") from error
+    return reader.storages
+
+
+class _Inert:
+    """What every name in a pickle stands for: takes anything, does nothing."""
+
+    def __new__(cls, *arguments: object, **options: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def append(self, item: object) -> None:
+        pass
+
+    def extend(self, items: object) -> None:
+        pass
+
+    def add(self, item: object) -> None:
+        pass
+
+
+class _Reader(pickle.Unpickler):
+    """Notes the storages that a pickle names; imports and calls nothing of what it names."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.storages: dict[str, tuple[str, int, int]] = {}
+
+    def find_class(self, module: str, name: str) -> type[_Inert]:
+        return type(str(name), (_Inert,), {"__slots__": ()})
+
+    def persistent_load(self, pid: Any) -> _Inert:
+        match pid:
+            case ("storage", type(__name__=name), str(key), _, int(numbers), *_) if numbers >= 0:
+                if name not in _STORAGES:
+                    raise Damaged(f"it holds numbers in a {name}, which is not known")
+                kind, size = _STORAGES[name]
+                storage = (kind, size, numbers)
+                if self.storages.setdefault(key, storage) != storage:
+                    raise Damaged(f"it says two things of storage {key[:80]!r}")
+                return _Inert()
+        raise Damaged(f"its data.pkl refers to {str(pid)[:120]}, which is no storage")
