@@ -26,8 +26,9 @@ class Footprint:
         weights: Bytes of the weights, in the type they are run in.
         weights_from: Where that figure is from.
         workspace: Bytes that are needed once, however many slots there are: activations
-            of the largest batch, graphs, the allocator's slack.
-        state_per_slot: Bytes of state that each slot keeps.
+            that do not grow with them, graphs, the allocator's slack.
+        state_per_slot: Bytes that each slot adds: the state it keeps, and its share of the
+            activations of a batch.
         host: Bytes of host memory of the process for this engine, libraries included.
             They are of the same pool on unified memory; on a host engine, everything is.
         slots: How many slots are configured; None leaves it to the plan.

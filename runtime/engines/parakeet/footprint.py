@@ -1,0 +1,150 @@
+"""What the two Parakeet engines need of the GPU: from the geometry, held against an H100.
+
+The offline engine is bounded by its first convolution, which makes 256 channels out of
+every spectrogram; the streaming one by the caches that a step copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.engines.models import PARAKEET, PARAKEET_STREAMING, ParakeetModel
+from runtime.engines.nvidia import HOST, RESERVE, megabytes, read_options
+from runtime.engines.options import one_of, seconds
+from runtime.memory.footprint import Footprint
+
+SAMPLE_RATE = 16_000
+MEL_RATE = 100  # frames of features a second
+FRAME_RATE = 12.5  # frames of the encoder a second
+WINDOW_S = 30.0
+MAX_WINDOW_S = 1440.0  # 24 minutes: what NVIDIA's card of parakeet-tdt-0.6b-v2 promises
+MAX_SLOTS = 16  # offline: 16 x 10 s are recognised 2,200 times as fast as they were spoken
+MAX_STREAMS = 512  # streaming: a step of 160 ms takes 55 ms with 512, measured
+CHUNKS_MS: Mapping[int, int] = {80: 0, 160: 1, 560: 6, 1120: 13}
+"""Milliseconds of a step, and frames of lookahead within: what the model was trained for."""
+CHUNK_MS = 160
+
+_FLOAT32 = 4
+_LONGEST_TENSOR = 1 << 31  # numbers; NeMo splits the first convolution's batch beyond that
+# Tensors of the first convolution that are alive at once: its output, and what masking and
+# activation make of it. By the peaks measured at 10 s and 60 s it is 2.9.
+_CONVOLUTION_COPIES = 3
+_SCORE_COPIES = 3  # of attention: by content, by position, and their softmax
+# Numbers alive for a frame of the widest layer, in widths d: the residual, norms, queries,
+# keys, values, and the feed-forward part (4 d) before and after its activation.
+_FRAME_WIDTHS = 16
+# The streaming encoder gathers every layer's new caches in a list, then stacks them into
+# the tensors that are copied back (NeMo 3.0.0, ConformerEncoder.forward_internal).
+_CACHE_COPIES = 2
+_CACHED_WIDTHS = 6  # of one layer: cache and chunk joined, keys and values, their transposes
+_OVERLAP_MELS = 9  # frames of features that a step sees again (NeMo: pre_encode_cache_size)
+
+
+def footprint(options: Mapping[str, Any]) -> Footprint:
+    """Estimate what a replica that recognises recordings needs.
+
+    Options: ``model``, ``weights``, ``dtype``, ``slots``, ``max_slots``, and ``window_s``,
+    the longest window in a batch; a batch has as many windows as there are slots.
+
+    It is above what was measured with 64 slots, bfloat16 (10 s: 5.2 GB in all, 60 s:
+    11.2 GB), by 5 % at 10 s. At 60 s it is above by 40 %: NeMo halves a batch of 64, but
+    one of 43, which may come as well, is just not split, and needs more.
+
+    Raises:
+        ConfigError: An option that there is not, or a value that cannot be.
+    """
+    read = read_options("parakeet", options, PARAKEET, MAX_SLOTS, ("window_s",))
+    model, number = read.model, read.number
+    window = seconds("window_s", options.get("window_s", WINDOW_S), MAX_WINDOW_S)
+    weights, source = read.weight_bytes(model.parameters)
+    convolution = _convolution_numbers(model, window) * _CONVOLUTION_COPIES * number
+    layer = _layer_numbers(model, window) * number
+    held = _window_bytes(model, window, number)
+    # The two do not meet: the convolution's tensors are gone when the layers run.
+    split = _LONGEST_TENSOR * _CONVOLUTION_COPIES * number
+    share, once = max(convolution, layer), 0
+    if read.batch * layer <= split < read.batch * share:
+        share, once = 0, split
+    return Footprint(
+        on_gpu=True,
+        weights=weights,
+        weights_from=source,
+        workspace=once + RESERVE,
+        state_per_slot=held + share,
+        host=HOST,
+        slots=read.slots,
+        max_slots=read.max_slots,
+        formula=(
+            f"a slot: {megabytes(held)} for {window:g} s of audio, {megabytes(share)} in a "
+            f"batch; once: {megabytes(once)} of a batch that is split, {megabytes(RESERVE)} for "
+            f"graphs and slack"
+        ),
+    )
+
+
+def streaming_footprint(options: Mapping[str, Any]) -> Footprint:
+    """Estimate what a replica that recognises live streams needs.
+
+    Options: ``model``, ``weights``, ``dtype``, ``slots``, ``max_slots``, and ``chunk_ms``,
+    the audio of a step: 80, 160, 560 or 1120.
+
+    Raises:
+        ConfigError: An option that there is not, or a value that cannot be.
+    """
+    read = read_options(
+        "parakeet-streaming", options, PARAKEET_STREAMING, MAX_STREAMS, ("chunk_ms",)
+    )
+    model, number = read.model, read.number
+    chunk = options.get("chunk_ms", CHUNK_MS)
+    one_of("chunk_ms", chunk, CHUNKS_MS)
+    weights, source = read.weight_bytes(model.parameters)
+    state = state_bytes(model, number)
+    frames = CHUNKS_MS[chunk] + 1
+    mels = chunk * MEL_RATE // 1000 + _OVERLAP_MELS
+    share = _CACHE_COPIES * _cached_numbers(model) * number
+    share += (model.cached_frames + frames) * _CACHED_WIDTHS * model.d * number
+    share += frames * _FRAME_WIDTHS * model.d * number
+    share += _convolution_numbers(model, mels / MEL_RATE) * _CONVOLUTION_COPIES * number
+    return Footprint(
+        on_gpu=True,
+        weights=weights,
+        weights_from=source,
+        workspace=RESERVE,
+        state_per_slot=state + share,
+        host=HOST,
+        slots=read.slots,
+        max_slots=read.max_slots,
+        formula=(
+            f"a slot: {megabytes(state)} of state, {megabytes(share)} in a step of {chunk} ms; "
+            f"once: {megabytes(RESERVE)} for graphs and slack"
+        ),
+    )
+
+
+def state_bytes(model: ParakeetModel, number: int) -> int:
+    """What a stream keeps: the encoder's caches, and the prediction network's h and c."""
+    prediction = 2 * model.prediction_layers * model.prediction_d * _FLOAT32
+    return _cached_numbers(model) * number + prediction
+
+
+def _cached_numbers(model: ParakeetModel) -> int:
+    """A layer keeps the frames it attends to, and those its convolution sees again."""
+    return model.layers * model.d * (model.cached_frames + model.kernel - 1)
+
+
+def _convolution_numbers(model: ParakeetModel, window_s: float) -> int:
+    """Numbers that the first convolution makes of a window: stride 2 in time and in mels."""
+    return round(window_s * MEL_RATE / 2) * model.subsampling_channels * model.mels // 2
+
+
+def _layer_numbers(model: ParakeetModel, window_s: float) -> int:
+    """Numbers of a window that are alive in one layer; its attention is quadratic."""
+    frames = round(window_s * FRAME_RATE)
+    return frames * _FRAME_WIDTHS * model.d + _SCORE_COPIES * model.heads * frames**2
+
+
+def _window_bytes(model: ParakeetModel, window_s: float, number: int) -> int:
+    """Samples and features in float32, and the encoder's output."""
+    host = SAMPLE_RATE + MEL_RATE * model.mels
+    return round(window_s * (host * _FLOAT32 + FRAME_RATE * model.d * number))
