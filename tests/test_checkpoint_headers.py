@@ -10,7 +10,6 @@ import pickle
 import sys
 import tarfile
 import tracemalloc
-import types
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -19,73 +18,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch_files import Storage, Tensor, modules, pickled, torch_zip
 
 from runtime.errors import ConfigError
 from runtime.memory.checkpoint import FLOATS, OTHERS, bytes_as, elements
 
-# --- checkpoints as PyTorch writes them, without PyTorch ---------------------
-
-STORAGES = {"FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8}
-
-
-class Storage:
-    """Pickled as PyTorch does: by a persistent id."""
-
-    def __init__(self, kind: str, key: str, numbers: int) -> None:
-        self.kind, self.key, self.numbers = kind, key, numbers
-
-
-def rebuild(*arguments: object) -> None: ...
-
-
-class Tensor:
-    """A view of a storage."""
-
-    def __init__(self, storage: Storage, *shape: int) -> None:
-        self.storage, self.shape = storage, shape
-
-    def __reduce__(self) -> Any:
-        strides = tuple(1 for _ in self.shape)
-        arguments = (self.storage, 0, self.shape, strides, False, OrderedDict())
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, arguments
+# --- checkpoints -------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
 def torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The few names of PyTorch's that a checkpoint refers to."""
-    package, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for name in (*STORAGES, "OddStorage"):
-        setattr(package, name, type(name, (), {"__module__": "torch"}))
-    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    utils._rebuild_tensor_v2 = rebuild  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch", package)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-
-
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, obj: Any) -> Any:
-        if isinstance(obj, Storage):
-            kind = getattr(sys.modules["torch"], obj.kind)
-            return ("storage", kind, obj.key, "cpu", obj.numbers)
-        return None
-
-
-def pickled(content: object) -> bytes:
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=2).dump(content)
-    return stream.getvalue()
-
-
-def torch_zip(
-    data: bytes, storages: dict[str, int], method: int = zipfile.ZIP_STORED, top: str = "archive/"
-) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
-        archive.writestr(f"{top}data.pkl", data)
-        archive.writestr(f"{top}version", "3\n")
-        for key, size in storages.items():
-            archive.writestr(f"{top}data/{key}", bytes(size))
-    return stream.getvalue()
+    """PyTorch's names are there while checkpoints are written."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 def state_dict() -> tuple[OrderedDict[str, Any], dict[str, int]]:

@@ -12,12 +12,13 @@ A machine with discrete GPUs has a pool for each and one for the host.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from runtime.errors import ConfigError, MemoryUnknown
 from runtime.memory.device import DeviceMemory, Kind, Unknown
 from runtime.memory.footprint import GIB, Footprint
+from runtime.memory.placement import assign
 from runtime.memory.policy import MemoryPolicy
 
 CONTEXT = round(0.6 * GIB)
@@ -223,19 +224,28 @@ def plan(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand])
 
 def share_out(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]) -> Plan:
     """The plan without its remedies."""
-    autos = [e for d in demands for e in d.engines if e.footprint.slots is None]
-    least, most = _slots(demands, 0), _slots(demands, sum(pool.total for pool in pools))
-    if not autos or not _place(pools, policy, demands, least).fits:
-        return _place(pools, policy, demands, least)
-    # The largest share for which everything fits; each engine's slots only grow with it.
-    low, high = 0, sum(pool.total for pool in pools)
-    if _leaves_headroom(_place(pools, policy, demands, most), policy):
-        return _place(pools, policy, demands, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = _leaves_headroom(_place(pools, policy, demands, _slots(demands, middle)), policy)
-        low, high = (middle, high) if fits else (low, middle)
-    return _place(pools, policy, demands, _slots(demands, low))
+    devices = [_withheld(pool, pools, policy) for pool in pools]
+    least = _slots(demands, 0)
+    everything = sum(pool.total for pool in pools)
+    slots = least
+    if least != (most := _slots(demands, everything)) and _room(devices, demands, least):
+        spare = [d.budget - policy.headroom(d.pool.kind) for d in devices]
+        # The largest share with which all fits: each engine's slots only grow with it.
+        low, high = 0, everything + 1
+        slots = most
+        while high - low > 1:
+            middle = (low + high) // 2
+            slots = _slots(demands, middle)
+            fits = _room(devices, demands, slots, spare)
+            low, high = (middle, high) if fits else (low, middle)
+        slots = _slots(demands, low)
+    return _place(devices, demands, slots)
+
+
+def fits(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]) -> bool:
+    """Whether all replicas have room, with one slot where the plan chooses their number."""
+    devices = [_withheld(pool, pools, policy) for pool in pools]
+    return _room(devices, demands, _slots(demands, 0))
 
 
 def with_remedies(sharing: Plan, remedies: tuple[str, ...]) -> Plan:
@@ -252,7 +262,8 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
     ]
     if kind == "discrete" and not demand.on_gpu:
         return None
-    process = REPLICA_HOST + sum(engine.footprint.host for engine in demand.engines)
+    # Engines in one process share their libraries.
+    process = REPLICA_HOST + max(engine.footprint.host for engine in demand.engines)
     weights = sum(footprint.weights for footprint, _ in parts)
     workspace = sum(footprint.workspace for footprint, _ in parts)
     if demand.measured is not None and (kind == "unified" or demand.on_gpu == (kind != "host")):
@@ -313,12 +324,6 @@ def _slots(demands: Sequence[Demand], spare: int) -> Slots:
     )
 
 
-def _leaves_headroom(sharing: Plan, policy: MemoryPolicy) -> bool:
-    return sharing.fits and all(
-        device.headroom >= policy.headroom(device.pool.kind) for device in sharing.devices
-    )
-
-
 def _withheld(pool: Pool, pools: Sequence[Pool], policy: MemoryPolicy) -> DevicePlan:
     """The pool before anything of ours is on it."""
     beside_gpus = pool.kind == "host" and len(pools) > 1
@@ -331,90 +336,93 @@ def _withheld(pool: Pool, pools: Sequence[Pool], policy: MemoryPolicy) -> Device
     return DevicePlan(pool, shares, reserve, (), 0)
 
 
-def _place(
-    pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand], slots: Slots
-) -> Plan:
-    """Put each replica where Ray would: on the fullest device that has room for it.
-
-    First one replica of each deployment, then the rest.
-    """
-    empty = [_withheld(pool, pools, policy) for pool in pools]
+def _assignment(
+    devices: Sequence[DevicePlan], demands: Sequence[Demand], slots: Slots
+) -> tuple[list[list[Claim | None]], list[list[int]]]:
+    """What a replica of each demand claims of each device, and how many replicas it gets."""
+    claims: list[list[Claim | None]] = []
+    for demand, counts in zip(demands, slots, strict=True):
+        by_kind = {d.pool.kind: claim_of(demand, counts, d.pool.kind) for d in devices}
+        claims.append([by_kind[d.pool.kind] for d in devices])
+    gpus = [i for i, d in enumerate(devices) if d.pool.index is not None]
+    hosts = [i for i, d in enumerate(devices) if d.pool.index is None]
     room = [
-        device.budget
-        if device.pool.index is None
-        else RAY_UNITS - units(device.withheld, device.pool.total)
-        for device in empty
+        d.budget if d.pool.index is None else RAY_UNITS - units(d.withheld, d.pool.total)
+        for d in devices
     ]
-    claims = [
-        [claim_of(demand, counts, pool.kind) for pool in pools]
-        for demand, counts in zip(demands, slots, strict=True)
+    needs = [
+        [_need(claim, d.pool) for claim, d in zip(row, devices, strict=True)] for row in claims
     ]
-    here: list[dict[str, int]] = [{} for _ in pools]
-    placed = [0] * len(demands)
+    return claims, assign(room, (gpus, hosts), needs, [demand.replicas for demand in demands])
 
-    def put(which: int) -> None:
-        chosen = []
-        for gpu in (True, False):
-            candidates = []
-            wanted = False
-            for index, (pool, claim) in enumerate(zip(pools, claims[which], strict=True)):
-                if claim is None or (pool.index is not None) != gpu:
-                    continue
-                wanted = True
-                need = units(claim.total, pool.total) if gpu else claim.total
-                if need <= room[index]:
-                    candidates.append((room[index], index, need))
-            if wanted and not candidates:
-                return
-            chosen += [min(candidates)] if candidates else []
-        for _, index, need in chosen:
-            room[index] -= need
-            name = demands[which].deployment
-            here[index][name] = here[index].get(name, 0) + 1
-        placed[which] += 1
 
-    for which, demand in enumerate(demands):
-        if demand.replicas:
-            put(which)
-    for which, demand in enumerate(demands):
-        for _ in range(demand.replicas - 1):
-            put(which)
-    by_name = {demand.deployment: which for which, demand in enumerate(demands)}
+def _need(claim: Claim | None, pool: Pool) -> int | None:
+    """A claim as Ray counts it: in its units of a GPU, in bytes of the host."""
+    if claim is None or pool.index is None:
+        return claim and claim.total
+    return units(claim.total, pool.total)
 
-    def claimed(index: int) -> int:
-        """Of the replicas that are here; with those that have no room if there is one pool."""
-        total = 0
-        for name, count in here[index].items():
-            claim = claims[by_name[name]][index]
-            total += count * (claim.total if claim else 0)
-        return total
 
-    devices = tuple(
-        DevicePlan(d.pool, d.neighbours, d.host_reserve, tuple(here[i].items()), claimed(i))
-        for i, d in enumerate(empty)
+def _room(
+    devices: Sequence[DevicePlan],
+    demands: Sequence[Demand],
+    slots: Slots,
+    spare: Sequence[int] | None = None,
+) -> bool:
+    """Whether all replicas have room, and claim no more than ``spare`` of each device."""
+    claims, placed = _assignment(devices, demands, slots)
+    for demand, row, counts in zip(demands, claims, placed, strict=True):
+        kinds = {d.pool.index is None for d, c in zip(devices, row, strict=True) if c is not None}
+        if sum(counts) < demand.replicas * len(kinds):
+            return False
+    return spare is None or all(
+        _claimed(index, claims, placed) <= most for index, most in enumerate(spare)
     )
+
+
+def _claimed(
+    device: int, claims: Sequence[Sequence[Claim | None]], placed: Sequence[Sequence[int]]
+) -> int:
+    return sum(
+        counts[device] * claim.total
+        for row, counts in zip(claims, placed, strict=True)
+        if (claim := row[device]) is not None
+    )
+
+
+def _place(devices: Sequence[DevicePlan], demands: Sequence[Demand], slots: Slots) -> Plan:
+    """The plan with these slots."""
+    claims, placed = _assignment(devices, demands, slots)
     deployments = []
-    for which, demand in enumerate(demands):
-        gpu = next((i for i, p in enumerate(pools) if p.index is not None and claims[which][i]), -1)
-        host = next((i for i, p in enumerate(pools) if p.index is None and claims[which][i]), -1)
-        of_gpu = claims[which][gpu] if gpu >= 0 else None
+    for demand, counts, row, there in zip(demands, slots, claims, placed, strict=True):
+        known = [(d.pool, c) for d, c in zip(devices, row, strict=True) if c is not None]
+        gpu = [(pool, claim) for pool, claim in known if pool.index is not None]
+        host = next((claim for pool, claim in known if pool.index is None), None)
         # Devices of different size: Ray knows one fraction, the largest.
-        fraction = max(
-            (
-                units(claim.total, pool.total)
-                for pool, claim in zip(pools, claims[which], strict=True)
-                if claim is not None and pool.index is not None
-            ),
-            default=0,
-        )
+        fraction = max((units(claim.total, pool.total) for pool, claim in gpu), default=0)
+        of_gpus = sum(n for n, d in zip(there, devices, strict=True) if d.pool.index is not None)
         deployments.append(
             DeploymentPlan(
                 demand,
-                slots[which],
-                of_gpu,
-                claims[which][host] if host >= 0 else None,
+                counts,
+                gpu[0][1] if gpu else None,
+                host,
                 fraction / RAY_UNITS,
-                placed[which],
+                of_gpus if gpu else sum(there),
             )
         )
-    return Plan(devices, tuple(deployments))
+    return Plan(
+        tuple(
+            replace(
+                device,
+                replicas=tuple(
+                    (demand.deployment, counts[index])
+                    for demand, counts in zip(demands, placed, strict=True)
+                    if counts[index]
+                ),
+                claimed=_claimed(index, claims, placed),
+            )
+            for index, device in enumerate(devices)
+        ),
+        tuple(deployments),
+    )

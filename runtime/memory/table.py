@@ -23,8 +23,8 @@ def gib(size: int) -> float:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan; the figures at the top are of the first device, ``devices`` has them all."""
-    first = plan.devices[0]
+    """The plan; figures at the top are of the first device in use, ``devices`` has them all."""
+    first = next((d for d in plan.devices if _concerned(d, plan)), plan.devices[0])
     return {
         **_device_json(first, plan),
         "deployments": [_deployment_json(deployment) for deployment in plan.deployments],
@@ -38,6 +38,8 @@ def as_text(plan: Plan) -> str:
     """The plan as a table with a bar for each owner."""
     parts = []
     for device in plan.devices:
+        if not _concerned(device, plan):
+            continue
         pool = device.pool
         parts.append(f"{pool.name} ({pool.kind} memory), {pool.total / GIB:.2f} GiB")
         parts.append(bars(_rows(device, plan), pool.total))
@@ -144,6 +146,12 @@ def _about(deployment: DeploymentPlan, plan: Plan) -> DevicePlan:
     return next(d for d in plan.devices if (d.pool.index is not None) == gpu)
 
 
+def _concerned(device: DevicePlan, plan: Plan) -> bool:
+    """Whether anybody of ours, or a neighbour, wants a part of the device."""
+    wanted = any(_claim(deployment, device) is not None for deployment in plan.deployments)
+    return wanted or bool(device.neighbours)
+
+
 def _claim(deployment: DeploymentPlan, device: DevicePlan) -> Claim | None:
     return deployment.host if device.pool.index is None else deployment.gpu
 
@@ -165,9 +173,14 @@ def _rows(device: DevicePlan, plan: Plan) -> list[Row]:
         if claim is None or not (count or deployment.placed < deployment.demand.replicas):
             continue
         contexts += count * claim.context
-        placed = f"{count} x " if deployment.demand.replicas > 1 else ""
-        name = f"{placed}{deployment.demand.deployment}"
-        rows.append((name, count * (claim.total - claim.context), _remark(deployment, claim)))
+        several = deployment.demand.replicas > 1
+        name = deployment.demand.deployment
+        if count:
+            label = f"{count} x {name}" if several else name
+            rows.append((label, count * (claim.total - claim.context), _remark(deployment, claim)))
+        if left_out := deployment.demand.replicas - deployment.placed:
+            label = f"{left_out} x {name}" if several else name
+            rows.append((f"{label}, no room", left_out * claim.total, _remark(deployment, claim)))
     if contexts:
         rows.append(("CUDA contexts", contexts, "one a replica"))
     left = device.headroom - missing(plan, device)
@@ -180,9 +193,10 @@ def _remark(deployment: DeploymentPlan, claim: Claim) -> str:
         f"{engine.engine} {count} slot{'s' * (count != 1)}"
         for engine, count in zip(deployment.demand.engines, deployment.slots, strict=True)
     )
-    gpus = f", num_gpus {deployment.num_gpus:.4f}" if deployment.num_gpus else ""
-    parts = [f"weights {claim.weights / GIB:.2f} ({deployment.demand.weights_from})"]
+    gpus = f", num_gpus {deployment.num_gpus:.4f}" if claim is deployment.gpu else ""
+    parts = []
     for name, size in (
+        (f"weights ({deployment.demand.weights_from})", claim.weights),
         ("workspace", claim.workspace),
         ("state", claim.state),
         ("host", claim.host),
@@ -199,7 +213,7 @@ def _refusal(plan: Plan) -> str:
         if deployment.placed < wanted:
             lines.append(
                 f"{deployment.demand.deployment}: {wanted - deployment.placed} of {wanted} "
-                f"replica{'s' * (wanted != 1)} of {deployment.claim.total / GIB:.2f} GiB find no "
+                f"replica{'s' * (wanted != 1)} of {deployment.claim.total / GIB:.2f} GiB without "
                 "room."
             )
     lines += [f"  - {remedy}" for remedy in plan.remedies]
