@@ -358,9 +358,9 @@ def _assignment(
 
 def _need(claim: Claim | None, pool: Pool) -> int | None:
     """A claim as Ray counts it: in its units of a GPU, in bytes of the host."""
-    if claim is None or pool.index is None:
-        return claim and claim.total
-    return units(claim.total, pool.total)
+    if claim is None:
+        return None
+    return claim.total if pool.index is None else units(claim.total, pool.total)
 
 
 def _room(
