@@ -19,12 +19,12 @@ from deployments.identity import replica_id
 from runtime.admission import Admission
 from runtime.engines import cuda
 from runtime.errors import LedgerUnavailable
+from runtime.memory.claims import Claim
 from runtime.memory.demands import label
 from runtime.memory.device import Bytes, DeviceMemory, Unknown, devices, process_bytes, read
 from runtime.memory.footprint import GIB
 from runtime.memory.ledger import ACTOR, NAMESPACE, Lease, Refusal, Report, Terms, Word
 from runtime.memory.meter import Meter
-from runtime.memory.plan import Claim
 from runtime.memory.process import peak_beyond_resident, resident_bytes
 from runtime.memory.watch import Pressure, Watch
 from runtime.speech import LoadReport

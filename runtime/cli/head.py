@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.cli.room import all_that_fit, lasting_refusals, planned
 from runtime.config import (
     APPLICATION,
     ASR_DEPLOYMENT,
@@ -48,12 +49,8 @@ from runtime.daemon import (
 )
 from runtime.engines import make_recognizer, make_synthesizer
 from runtime.errors import ConfigError, DaemonUnavailable, DoesNotFit, SpeechError
-from runtime.memory.demands import demands_of, label, policy_of
 from runtime.memory.device import devices, read
-from runtime.memory.history import History
-from runtime.memory.ledger import ACTOR, NAMESPACE, Snapshot
-from runtime.memory.plan import Plan, Pool, plan, pools_of
-from runtime.memory.table import as_text
+from runtime.memory.plan import Plan, Pool, pools_of
 from runtime.settings import Settings
 from runtime.speech import PROTOCOL_VERSION
 
@@ -63,7 +60,6 @@ if TYPE_CHECKING:
 _OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
 _MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
 _POLL_S = 0.1
-_LEDGER_S = 5.0
 _DRAIN_CALL_S = 5.0  # a replica that does not answer is not waited for
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")  # Ray colours its tracebacks
 _KEPT_SESSIONS = 2  # logs of earlier runs that are not deleted
@@ -110,7 +106,7 @@ def running(
     adopt_environment(environment)
     schema = _schema(document, config_name)
     pools = pools_of(devices(read()))
-    sharing = _plan(document, config_name, pools, settings, on_shortage)
+    sharing = planned(document, config_name, pools, settings, on_shortage)
     ours: list[str] = []  # applications that are here because of us
     with sole_daemon(settings):
         make_token(settings)
@@ -169,22 +165,6 @@ def _check_engines(args: SpeechAppArgs) -> None:
     for engine in (args.asr.live, args.asr.file) if args.asr is not None else ():
         if engine is not None:
             make_recognizer(engine.engine, engine.options)
-
-
-def _plan(
-    document: dict[str, Any],
-    origin: str,
-    pools: Sequence[Pool],
-    settings: Settings,
-    on_shortage: Callable[[str], None],
-) -> Plan:
-    demands = demands_of(document, origin, pools, History.kept_in(settings))
-    sharing = plan(pools, policy_of(document, origin), demands)
-    if not sharing.serves:
-        raise DoesNotFit(f"{origin} does not fit.\n{as_text(sharing)}")
-    if not sharing.fits:
-        on_shortage(as_text(sharing))
-    return sharing
 
 
 def _start_head(settings: Settings, pools: Sequence[Pool]) -> str:
@@ -275,11 +255,11 @@ def _deploy(
         for name in sorted(waiting & applications.keys()):
             application = applications[name]
             _report_healthy(name, application, seen, started, on_progress)
-            if application.status == "RUNNING" or _all_that_fit(name, application, sharing):
+            if application.status == "RUNNING" or all_that_fit(name, application, sharing):
                 waiting.discard(name)
             if application.status == "DEPLOY_FAILED":
                 raise SpeechError(f"The deployment failed.\n{_why(application)}")
-        if refusals := _lasting_refusals():
+        if refusals := lasting_refusals():
             raise DoesNotFit("\n".join(refusals))
         if time.monotonic() > deadline:
             reasons = [_why(applications[name]) for name in waiting & applications.keys()]
@@ -302,34 +282,6 @@ def _report_healthy(
         if status.status == "HEALTHY" and label not in seen:
             seen.add(label)
             on_progress(Progress(label, time.monotonic() - started))
-
-
-def _all_that_fit(name: str, application: Any, sharing: Plan) -> bool:
-    """Whether those replicas run that have room, of deployments for which not all have."""
-    if sharing.fits:
-        return False
-    placed = {d.demand.deployment: d.placed for d in sharing.deployments}
-    return all(
-        status.replica_states.get("RUNNING", 0) >= placed.get(label(name, deployment), 1)
-        for deployment, status in application.deployments.items()
-    )
-
-
-def _lasting_refusals() -> list[str]:
-    """Why replicas wait for memory that they will never get."""
-    import ray
-
-    try:
-        ledger = ray.get_actor(ACTOR, NAMESPACE)
-        snapshot: Snapshot = ray.get(ledger.snapshot.remote(), timeout=_LEDGER_S)
-    except (ValueError, ray.exceptions.RayError):
-        return []  # it starts with the first application, and may be restarting
-    running = {lease.deployment for lease in snapshot.leases if lease.state == "serving"}
-    return [
-        waiting.refusal.message
-        for waiting in snapshot.waiting
-        if waiting.refusal.lasting and waiting.deployment not in running
-    ]
 
 
 def _why(application: Any) -> str:

@@ -20,9 +20,10 @@ from runtime.config import (
 )
 from runtime.engines import footprint_of
 from runtime.errors import ConfigError
+from runtime.memory.claims import Demand, EngineDemand
 from runtime.memory.footprint import AUTO, GIB, Footprint
 from runtime.memory.history import History, signature
-from runtime.memory.plan import Demand, DeploymentPlan, EngineDemand, Pool
+from runtime.memory.plan import DeploymentPlan, Pool
 from runtime.memory.policy import MemoryPolicy
 
 _SERVE_MOST = 100  # replicas of `num_replicas: auto`, as Serve documents it

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from runtime.errors import LeaseExceeded
+from runtime.memory.claims import Claim
 from runtime.memory.footprint import GIB
-from runtime.memory.plan import Claim
 
 Device: TypeAlias = tuple[str, str]
 """A node's id, and the key of one of its devices."""

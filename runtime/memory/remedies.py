@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from runtime.memory.claims import Demand
 from runtime.memory.footprint import GIB
-from runtime.memory.plan import Demand, Pool, fits, share_out
+from runtime.memory.plan import Pool, fits, share_out
 from runtime.memory.policy import MemoryPolicy, Neighbour
 
 _SUGGESTED = 3

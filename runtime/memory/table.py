@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from runtime.memory.claims import Claim
 from runtime.memory.footprint import GIB
 from runtime.memory.ledger import DeviceState, Lease, Snapshot
-from runtime.memory.plan import Claim, DeploymentPlan, DevicePlan, Plan
+from runtime.memory.plan import DeploymentPlan, DevicePlan, Plan
 from runtime.memory.watch import Pressure
 
 _WIDTH = 32  # of the longest bar, in characters
