@@ -41,9 +41,9 @@ from runtime.settings import Settings
 
 logger = logging.getLogger("ray.serve")
 
-_ROUND_S = 0.5  # how often it looks who has died
+_ROUND_S = 1.0  # how often it looks who has died
 _NODES_S = 5.0  # how often it looks for nodes that have joined
-_WORD_S = 2.0  # how long a replica waits for news before it asks again
+_WORD_S = 5.0  # how long a replica waits for news before it reports again
 _TURN_S = 2.0  # between one deployment's turn to park and the next one's
 _STORE = b"speech-memory-leases"
 
@@ -59,7 +59,7 @@ def ensure_ledger(policy: MemoryPolicy) -> Any:
     head = next((n["NodeID"] for n in ray.nodes() if _is_head(n)), None)
     where = NodeAffinitySchedulingStrategy(head, soft=False) if head else "DEFAULT"
     actor = (
-        ray.remote(LedgerActor)
+        ray.remote(MemoryLedger)
         .options(
             name=ACTOR,
             namespace=NAMESPACE,
@@ -81,7 +81,7 @@ def _is_head(node: dict[str, Any]) -> bool:
     return bool(node["Alive"]) and "node:__internal_head__" in node["Resources"]
 
 
-class LedgerActor:
+class MemoryLedger:
     """See the module. All methods but the loops answer at once, on one event loop."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ class LedgerActor:
         return None
 
     async def keep(self, leases: tuple[Lease, ...], report: Report, known: int) -> Word:
-        """A replica's report; answers when there is news beyond number ``known``, or in 2 s.
+        """A replica's report; answers when there is news beyond number ``known``, or in 5 s.
 
         The leases come along so that a ledger that has lost them has them again.
         """

@@ -91,6 +91,26 @@ def ray_version() -> str:
     return version("ray")
 
 
+def memory_environment(*, unified: bool) -> dict[str, str]:
+    """Ray's own handling of memory, for the head alone: said outright, not left to its guesses.
+
+    ``unified`` is whether the machine's GPU shares the host's memory.
+    """
+    return {
+        # Ray counts a node's memory as a whole and kills workers above a threshold. On unified
+        # memory that count has vLLM's weights and cache in it, and a Spark that is as full as
+        # it was planned to be would lose its replicas: the floors of the memory policy act
+        # there. Elsewhere it is the last resort before the kernel's.
+        "RAY_memory_monitor_refresh_ms": "0" if unified else "250",
+        "RAY_memory_usage_threshold": "0.95",
+        # No worker waits idle for tasks that never come: 100 MiB each.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_num_workers_soft_limit": "0",
+        "RAY_idle_worker_killing_time_threshold_ms": "1000",
+    }
+
+
 def own_cluster_environment(settings: Settings) -> dict[str, str]:
     """Ray's environment for the cluster that a daemon starts: loopback, and a token."""
     return {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from runtime.cli.head import Progress, running, wait_for_signal
@@ -21,6 +22,7 @@ from runtime.cli.output import console, notes, print_json, working
 from runtime.config import config_label, find_config, read_config, speech_applications
 from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon, sole_daemon
 from runtime.errors import DaemonUnavailable, SpeechError
+from runtime.memory.ledger import Snapshot
 from runtime.memory.process import ProcessMemory, process_tree
 from runtime.replica import EngineInfo, ReplicaInfo
 from runtime.settings import Settings
@@ -173,10 +175,15 @@ async def _deployments() -> list[dict[str, Any]]:
     client = await SpeechClient.connect()
     from ray import serve
 
+    from runtime.client.ledger import LedgerClient
     from runtime.config import APPLICATION
 
     try:
         application = serve.status().applications[APPLICATION]
+        try:
+            snapshot = await LedgerClient().snapshot()
+        except DaemonUnavailable as error:
+            snapshot, broken = None, [str(error)]
         rows = []
         for name, deployment in sorted(application.deployments.items()):
             row: dict[str, Any] = {
@@ -186,6 +193,8 @@ async def _deployments() -> list[dict[str, Any]]:
                 "message": deployment.message,
                 "engines": [],
             }
+            starting = row["replicas"].get("STARTING", 0)
+            row["memory"] = broken if snapshot is None else _shortage(name, starting, snapshot)
             if "RUNNING" in row["replicas"]:
                 row["engines"] = _engines_of(await client.replicas(name))
             rows.append(row)
@@ -194,6 +203,25 @@ async def _deployments() -> list[dict[str, Any]]:
         raise DaemonUnavailable(f"The deployments do not answer: {error}") from error
     finally:
         await client.aclose()
+
+
+def _shortage(deployment: str, starting: int, snapshot: Snapshot) -> list[str]:
+    """Why replicas of a deployment wait, if it is for memory."""
+    reasons = [w.refusal.message for w in snapshot.waiting if w.deployment == deployment]
+    claims = {lease.device: lease for lease in snapshot.leases if lease.deployment == deployment}
+    for state in snapshot.devices:
+        leased = sum(lease.bytes for lease in snapshot.leases if lease.device == state.device)
+        free = state.budget - leased
+        lease = claims.get(state.device)
+        # Ray starts no process for what has no room, so nobody is there to ask for a lease.
+        if starting > len(reasons) and lease is not None and lease.claim.total > free:
+            reasons.append(
+                f"{starting} replica{'s' * (starting != 1)} of {deployment} without room: each "
+                f"claims {lease.claim.total / _GIB:.2f} GiB of {state.device[1]} memory, and "
+                f"{max(free, 0) / _GIB:.2f} of its budget of {state.budget / _GIB:.2f} are free. "
+                "See `speech memory show`."
+            )
+    return reasons
 
 
 def _engines_of(replicas: Sequence[ReplicaInfo]) -> list[dict[str, Any]]:
@@ -266,6 +294,8 @@ def _print_status(
                 )
         console.print(table)
         for row in deployments:
+            for reason in row["memory"]:
+                console.print(f"[yellow]memory[/]  {escape(reason)}", soft_wrap=True)
             if row["message"]:
                 console.print(f"{row['name']}: {row['message']}", markup=False)
     table = Table("process", "pid", "GiB", box=None)

@@ -27,6 +27,9 @@ from runtime.daemon import (
 )
 from runtime.engines.embedded.weights import WEIGHT_FILES, verify
 from runtime.errors import DaemonUnavailable
+from runtime.memory.device import DeviceMemory, Unknown, devices, read
+from runtime.memory.footprint import GIB
+from runtime.memory.readings import Readings
 from runtime.settings import Settings
 
 Verdict = Literal["pass", "warn", "fail"]
@@ -61,37 +64,45 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON ob
 
 def _device(_: Settings) -> list[Finding]:
     findings = [Finding("processor", "pass", device())]
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    enough: Verdict = "pass" if memory >= 3 else "warn"
-    findings.append(
-        Finding(
-            "memory",
-            enough,
-            f"{memory:.1f} GiB",
-            "" if enough == "pass" else "the embedded configuration needs about 2 GiB",
-        )
+    readings = read()
+    findings += [_memory(device) for device in devices(readings)]
+    return [*findings, _driver(readings)]
+
+
+def _memory(device: DeviceMemory) -> Finding:
+    what = f"memory of {device.key}"
+    for figure in (device.total, device.available):
+        if isinstance(figure.value, Unknown):
+            return Finding(
+                what,
+                "warn",
+                str(figure.value),
+                "nothing is leased on a device whose memory is unknown",
+            )
+    total, available = device.total.value, device.available.value
+    assert isinstance(total, int)
+    assert isinstance(available, int)
+    found = (
+        f"{device.kind}, {total / GIB:.2f} GiB ({device.total.source}), {available / GIB:.2f} "
+        f"available ({device.available.source})"
     )
-    return [*findings, _gpu()]
+    small = device.kind == "host" and total < 3 * GIB
+    mend = "the embedded configuration needs about 3 GiB in all" if small else ""
+    return Finding(what, "warn" if small else "pass", found, mend)
 
 
-def _gpu() -> Finding:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception as error:  # no driver, no permission, no library: all mean no GPU for us
-        return Finding(
-            "GPU", "warn", f"none ({error})", "the embedded engines need none; NeMo's want one"
-        )
-    try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        names = [
-            pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-            for index in range(pynvml.nvmlDeviceGetCount())
-        ]
-    finally:
-        pynvml.nvmlShutdown()
-    return Finding("GPU", "pass", f"{', '.join(names)}; driver {driver}")
+def _driver(readings: Readings) -> Finding:
+    driver = readings.driver
+    if isinstance(driver, str):
+        mend = "the embedded engines need none; NeMo's want one"
+        return Finding("GPU", "warn", f"none ({driver})", mend)
+    names = ", ".join(device.name for device in driver.devices)
+    broken = "; ".join(problem for problem in (driver.cuda, driver.nvml) if problem)
+    found = f"{names}; driver {driver.version}"
+    if broken:
+        mend = "install the driver's libraries of one version: libcuda and libnvidia-ml"
+        return Finding("GPU", "warn", f"{found}; {broken}", mend)
+    return Finding("GPU", "pass", found)
 
 
 def _versions(_: Settings) -> list[Finding]:

@@ -40,6 +40,7 @@ from runtime.daemon import (
     is_loopback,
     joined_cluster_environment,
     make_token,
+    memory_environment,
     own_cluster_environment,
     python_version,
     ray_version,
@@ -57,7 +58,9 @@ from runtime.speech import PROTOCOL_VERSION
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-_OBJECT_STORE_BYTES = 128 << 20  # handles carry audio by value; the object store stays empty
+# Handles carry audio by value; the object store stays empty, and on unified memory it would be
+# out of the same pool. Ray's own choice is 30 % of the machine.
+_OBJECT_STORE_BYTES = 128 << 20
 _MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
 _POLL_S = 0.1
 _DRAIN_CALL_S = 5.0  # a replica that does not answer is not waited for
@@ -102,10 +105,11 @@ def running(
     """
     started = time.monotonic()
     own = address is None
-    environment = own_cluster_environment(settings) if own else joined_cluster_environment()
-    adopt_environment(environment)
-    schema = _schema(document, config_name)
     pools = pools_of(devices(read()))
+    unified = any(pool.kind == "unified" for pool in pools)
+    environment = own_cluster_environment(settings) if own else joined_cluster_environment()
+    adopt_environment(environment | (memory_environment(unified=unified) if own else {}))
+    schema = _schema(document, config_name)
     sharing = planned(document, config_name, pools, settings, on_shortage)
     ours: list[str] = []  # applications that are here because of us
     with sole_daemon(settings):
@@ -338,7 +342,8 @@ async def _drain(applications: list[str], timeout_s: float) -> None:
             await asyncio.sleep(_POLL_S)
     finally:
         for handle in handles:
-            await handle.shutdown_async()
+            with contextlib.suppress(Exception):
+                await handle.shutdown_async()
 
 
 async def _drain_replicas(handle: DeploymentHandle, abort: bool) -> int:

@@ -39,7 +39,7 @@ def planned(
 
 def all_that_fit(name: str, application: Any, sharing: Plan) -> bool:
     """Whether those replicas run that have room, of deployments for which not all have."""
-    if sharing.fits:
+    if sharing.fits or not application.deployments:
         return False
     placed = {d.demand.deployment: d.placed for d in sharing.deployments}
     return all(

@@ -12,8 +12,10 @@ from typing import Any
 
 from runtime.settings import Settings
 
-_MARGIN = 0.03  # what two runs of the same thing may differ by, and at least:
-_LEAST_MARGIN = 32 << 20
+# What two runs of the same thing differ by. Tensors are as large each time; what a process
+# holds of the host depends on what it shares with others: 10 % were seen.
+_GPU_MARGIN, _GPU_LEAST = 0.03, 32 << 20
+_HOST_MARGIN, _HOST_LEAST = 0.20, 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Measured:
     def fixed(self) -> int:
         """What it held beyond context, state and host, with a margin: weights and workspace."""
         held = self.bytes - self.context - self.state - self.host
-        return max(0, held) + max(round(_MARGIN * self.bytes), _LEAST_MARGIN)
+        share, least = (_GPU_MARGIN, _GPU_LEAST) if self.context else (_HOST_MARGIN, _HOST_LEAST)
+        return max(0, held) + max(round(share * self.bytes), least)
 
 
 class History:
@@ -63,8 +66,15 @@ class History:
         return self._entries.get(_key(signature, device))
 
     def note(self, signature: str, device: str, measured: Measured) -> None:
-        """Keep a figure, in place of an earlier one, and write the file in one piece."""
-        self._entries[_key(signature, device)] = measured
+        """Keep a figure in place of an earlier one, and write the file in one piece.
+
+        Of host memory the larger one is kept: the less a process shares, the more it holds.
+        """
+        key = _key(signature, device)
+        before = self._entries.get(key)
+        if before is not None and not measured.context and before.fixed > measured.fixed:
+            return
+        self._entries[key] = measured
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(f".{os.getpid()}")
         entries = {key: asdict(entry) for key, entry in self._entries.items()}
