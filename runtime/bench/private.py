@@ -17,6 +17,14 @@ from runtime.errors import SpeechError
 from runtime.settings import Settings
 
 
+def place(settings: Settings) -> dict[str, str]:
+    """The variables with which a process finds the daemon of these settings."""
+    variables = {"SPEECH_STATE_DIR": str(settings.state_dir)}
+    if settings.temp_dir is not None:
+        variables["SPEECH_TEMP_DIR"] = str(settings.temp_dir)
+    return variables
+
+
 @contextmanager
 def private_daemon(document: dict[str, Any]) -> Iterator[Settings]:
     """Run a daemon on a Serve configuration while the context lasts.
@@ -31,10 +39,7 @@ def private_daemon(document: dict[str, Any]) -> Iterator[Settings]:
         config = Path(folder) / "config.yaml"
         config.write_text(yaml.safe_dump(document), encoding="utf-8")
         settings = Settings(state_dir=Path(folder) / "state", temp_dir=Path(folder) / "ray")
-        environment = os.environ | {
-            "SPEECH_STATE_DIR": str(settings.state_dir),
-            "SPEECH_TEMP_DIR": str(settings.temp_dir),
-        }
+        environment = os.environ | place(settings)
         speech = [sys.executable, "-m", "runtime.cli.main"]
         started = subprocess.run(
             [*speech, "up", str(config), "--detach"],

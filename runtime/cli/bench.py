@@ -15,6 +15,7 @@ from runtime.bench import accuracy as accuracy_bench
 from runtime.bench import asr as asr_bench
 from runtime.bench import chaos as chaos_bench
 from runtime.bench import idle as idle_bench
+from runtime.bench import memory as memory_bench
 from runtime.bench import transport as transport_bench
 from runtime.bench import tts as tts_bench
 from runtime.bench import turn as turn_bench
@@ -26,6 +27,7 @@ from runtime.config import BUILDER
 from runtime.daemon import running_daemon
 from runtime.engines import make_recognizer, make_synthesizer
 from runtime.errors import InvalidRequest
+from runtime.memory.device import devices, read
 from runtime.settings import Settings
 
 app = typer.Typer(help="Measure the daemon from the caller's side.", no_args_is_help=True)
@@ -150,6 +152,21 @@ def transport(
             transport_bench.sweep(settings, sessions, [1, 10, 40], seconds, _show(as_json))
         )
     _print(report("engines that cost nothing, two replicas each", 0.0, 0.0, rows), as_json)
+
+
+@app.command()
+def memory(
+    seconds: float = typer.Option(30.0, min=5.0, help="How long the neighbour takes to load."),
+    as_json: bool = _Json,
+) -> None:
+    """The accountant beside a neighbour that starts as vLLM does; needs a GPU."""
+    gpu = devices(read())[0]
+    if gpu.kind == "host":
+        raise InvalidRequest("There is no GPU here; this measures what the driver shows of one.")
+    with working("measuring ...", quiet=as_json):
+        rows = asyncio.run(memory_bench.run(seconds, _show(as_json)))
+    result = report("ballast of the size of Magpie and Parakeet streaming", 0.0, 0.0, rows)
+    _print(result | {"device": f"{gpu.name}; {result['device']}"}, as_json)
 
 
 @app.command()
