@@ -150,6 +150,8 @@ class ReplicaMemory:
             if isinstance(size, Unknown):
                 logger.warning("%s is not measured: %s", lease.device[1], size.reason)
                 continue
+            if where == "gpu":
+                self._cap_at(lease.claim.total, size)
             arguments = (lease.replica, lease.device, size, self._signature)
             error = await self._ask("measured", *arguments)
             if error is not None:
@@ -159,6 +161,11 @@ class ReplicaMemory:
         self._leases = tuple(
             by_device.get(lease.device, replace(lease, state="serving")) for lease in self._leases
         )
+
+    def _cap_at(self, claimed: int, measured: int) -> None:
+        """Cap the allocator anew, now that what is outside of it is no longer an estimate."""
+        if not self._holds:
+            cuda.cap_allocator(claimed - (measured - cuda.allocator_reserved()))
 
     def _measure(self, where: str) -> Bytes:
         """The most this process has held of a device, in bytes."""

@@ -17,7 +17,7 @@ from runtime.memory.footprint import Footprint
 from runtime.speech import AudioChunk, LoadReport, SynthesisRequest
 
 _BLOCK = 256 << 20  # bytes of one tensor: large, so that the allocator rounds little
-_ROUNDING = 48 << 20  # of the workspace: what the allocator's rounding and cuBLAS take
+_SPARE = 160 << 20  # of the workspace: the allocator's rounding, cuBLAS and its kernels
 _SIDE = 4096  # of the matrices that are multiplied
 
 
@@ -62,7 +62,7 @@ class _Ballast:
 
     def _work(self) -> None:
         workspace = []
-        left = self._footprint.workspace - _ROUNDING - 3 * 2 * _SIDE**2
+        left = self._footprint.workspace - _SPARE - 3 * 2 * _SIDE**2
         while left > 0:
             workspace.append(_tensor(min(left, _BLOCK)))
             left -= _BLOCK

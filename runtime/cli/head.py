@@ -112,6 +112,7 @@ def running(
     schema = _schema(document, config_name)
     sharing = planned(document, config_name, pools, settings, on_shortage)
     ours: list[str] = []  # applications that are here because of us
+    ready = False
     with sole_daemon(settings):
         make_token(settings)
         try:
@@ -135,9 +136,10 @@ def running(
             _deploy(schema, sharing, settings, started, on_progress)
             record = replace(record, ready_s=round(time.monotonic() - started, 2))
             write_record(settings, record)
+            ready = True
             yield record
         finally:
-            _stop(ours, settings, cluster=own)
+            _stop(ours, settings, cluster=own, drain=ready)
             remove_record(settings)
 
 
@@ -294,8 +296,8 @@ def _why(application: Any) -> str:
     return _COLOURS.sub("", "\n".join(message for message in messages if message))
 
 
-def _stop(applications: list[str], settings: Settings, *, cluster: bool) -> None:
-    """Let utterances finish, then delete these applications, or stop Serve and the cluster."""
+def _stop(applications: list[str], settings: Settings, *, cluster: bool, drain: bool) -> None:
+    """Delete these applications, or stop Serve and the cluster; ``drain`` lets utterances end."""
     import ray
 
     if not ray.is_initialized():
@@ -306,8 +308,9 @@ def _stop(applications: list[str], settings: Settings, *, cluster: bool) -> None
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(Exception):  # a cluster that is broken has to end all the same
-        asyncio.run(_drain(applications, settings.drain_timeout_s))
+    if drain:
+        with contextlib.suppress(Exception):  # a cluster that is broken has to end all the same
+            asyncio.run(_drain(applications, settings.drain_timeout_s))
     # Ray reports on standard output that the controller, which was asked to end, has ended.
     with contextlib.redirect_stdout(io.StringIO()):
         if cluster:
