@@ -48,14 +48,22 @@ def withhold(node: str, plans: Sequence[DevicePlan]) -> None:
         remove_placement_group(get_placement_group(name))
     missing = {name: bundle for name, bundle in gpus.items() if name not in there}
     # Ray puts a fraction on the fullest GPU that has room: two placeholders would share one.
-    # So all GPUs are taken whole first, and freed one by one, each for its placeholder.
+    # So all GPUs are taken whole first, and freed one by one, each for its placeholder and for
+    # a filler that takes the rest of it until all have theirs.
     whole = [_take(node, f"{_PREFIX}/whole/{i}", {"GPU": 1.0}) for i in range(len(missing))]
     exclusive = len(missing) < 2 or all(group.wait(_WAIT_S) for group in whole)
     if not exclusive:
         logger.warning("GPUs of node %s are in use: placeholders may share one", node)
-    for group, (name, bundle) in zip(whole, missing.items(), strict=True):
+    fillers = []
+    for number, (group, (name, bundle)) in enumerate(zip(whole, missing.items(), strict=True)):
         remove_placement_group(group)
         _take(node, name, bundle).wait(_WAIT_S)
+        rest = (RAY_UNITS - round(bundle["GPU"] * RAY_UNITS)) / RAY_UNITS
+        if exclusive and rest and len(missing) > 1:
+            fillers.append(_take(node, f"{_PREFIX}/rest/{number}", {"GPU": rest}))
+            fillers[-1].wait(_WAIT_S)
+    for group in fillers:
+        remove_placement_group(group)
     for name, bundle in host.items():
         if name not in there and not _take(node, name, bundle).wait(_WAIT_S):
             logger.warning("Ray has no room on node %s for %s", node, bundle)

@@ -45,7 +45,7 @@ class Neighbour(_Args):
     def size(self, total: int) -> int:
         """Bytes it takes of a device with ``total`` bytes, without its overhead."""
         if self.utilisation is not None:
-            return round(self.utilisation * total)
+            return int(self.utilisation * total)  # so that 0.60 is 0.60 in units of 10^-4 too
         return round((self.gib or 0) * GIB)
 
     def overhead(self, kind: Kind) -> int:

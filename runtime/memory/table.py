@@ -11,7 +11,7 @@ from runtime.memory.ledger import DeviceState, Lease, Snapshot
 from runtime.memory.plan import DeploymentPlan, DevicePlan, Plan
 from runtime.memory.watch import Pressure
 
-_WIDTH = 32  # of the longest bar, in characters
+_WIDTH = 24  # of the longest bar, in characters
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 Row: TypeAlias = tuple[str, int, str]
@@ -128,7 +128,10 @@ def bars(rows: Iterable[Row], total: int) -> str:
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
         if not bar and size > 0:
             bar = _EIGHTHS[1]
-        lines.append(f"  {name:<{width}}  {bar:<{_WIDTH}} {size / GIB:8.2f}  {remark}".rstrip())
+        first, *more = remark.split("\n")
+        head = f"  {name:<{width}}  {bar:<{_WIDTH}} {size / GIB:7.2f}  "
+        lines.append(f"{head}{first}".rstrip())
+        lines += [" " * len(head) + line for line in more]
     return "\n".join(lines)
 
 
@@ -191,7 +194,7 @@ def _rows(device: DevicePlan, plan: Plan) -> list[Row]:
 
 def _remark(deployment: DeploymentPlan, claim: Claim) -> str:
     slots = ", ".join(
-        f"{engine.engine} {count} slot{'s' * (count != 1)}"
+        f"{engine.engine} x{count}"
         for engine, count in zip(deployment.demand.engines, deployment.slots, strict=True)
     )
     gpus = f", num_gpus {deployment.num_gpus:.4f}" if claim is deployment.gpu else ""
@@ -204,7 +207,7 @@ def _remark(deployment: DeploymentPlan, claim: Claim) -> str:
     ):
         if size:
             parts.append(f"{name} {size / GIB:.2f}")
-    return f"{slots}: {' + '.join(parts)}{gpus}"
+    return f"{slots}{gpus}\n{' + '.join(parts)}"
 
 
 def _refusal(plan: Plan) -> str:
