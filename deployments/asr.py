@@ -135,7 +135,8 @@ class ASR:
             session.close_when_idle(self._config.idle_timeout_s)
 
     async def check_health(self) -> None:
-        """Serve restarts a replica when this raises; one that failed to load never gets here."""
+        """Serve replaces a replica when this raises; one that failed to load never gets here."""
+        self._memory.check()
 
     async def info(self) -> ReplicaInfo:
         """This replica and its engines."""

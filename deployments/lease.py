@@ -105,6 +105,8 @@ class ReplicaMemory:
         self._watches: dict[str, Watch] = {}
         self._terms: Terms | None = None
         self._holds: tuple[str, ...] = ()
+        self._cap: int | None = None  # of torch's allocator, in bytes
+        self._broken: Exception | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._pressure = metrics.Gauge(
             "speech_memory_pressure",
@@ -126,6 +128,11 @@ class ReplicaMemory:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep()), loop.create_task(self._watch())]
 
+    def check(self) -> None:
+        """Raise what kept the engines from being parked or loaded again, if anything did."""
+        if self._broken is not None:
+            raise self._broken
+
     async def _reserve(self) -> None:
         told = None
         while isinstance(answer := await self._ask("reserve", self._leases), Refusal):
@@ -140,9 +147,9 @@ class ReplicaMemory:
         }
 
     async def _load_within_lease(self) -> None:
-        for where, lease in zip(self._devices, self._leases, strict=True):
-            if where == "gpu":
-                await asyncio.to_thread(cuda.cap_allocator, lease.claim.allocator)
+        for lease in self._leases:
+            if lease.claim.context:
+                await asyncio.to_thread(self._cap_allocator, lease.claim.allocator)
         self._admissions = tuple(await self._load())
         measured = []
         for where, lease in zip(self._devices, self._leases, strict=True):
@@ -150,8 +157,9 @@ class ReplicaMemory:
             if isinstance(size, Unknown):
                 logger.warning("%s is not measured: %s", lease.device[1], size.reason)
                 continue
-            if where == "gpu":
-                self._cap_at(lease.claim.total, size)
+            if lease.claim.context:  # what is outside of the allocator is no estimate any more
+                outside = self._gpu_bytes() - cuda.allocator_reserved()
+                self._cap_allocator(lease.claim.total - lease.claim.host - outside)
             arguments = (lease.replica, lease.device, size, self._signature)
             error = await self._ask("measured", *arguments)
             if error is not None:
@@ -162,24 +170,29 @@ class ReplicaMemory:
             by_device.get(lease.device, replace(lease, state="serving")) for lease in self._leases
         )
 
-    def _cap_at(self, claimed: int, measured: int) -> None:
-        """Cap the allocator anew, now that what is outside of it is no longer an estimate."""
-        if not self._holds:
-            cuda.cap_allocator(claimed - (measured - cuda.allocator_reserved()))
+    def _cap_allocator(self, size: int) -> None:
+        self._cap = size
+        cuda.cap_allocator(size)
 
     def _measure(self, where: str) -> Bytes:
         """The most this process has held of a device, in bytes."""
-        device = self._devices[where]
-        if where == "host":
-            return _peak_of_host()
-        own = next(d for d in devices(read()) if d.key == device.key)
+        held = self._gpu_bytes() if where == "gpu" else 0
+        if self._devices[where].kind == "discrete":
+            return held
+        host = _peak_of_host()
+        return host if isinstance(host, Unknown) else held + host
+
+    def _gpu_bytes(self) -> int:
+        """What this process holds of its GPU, by the driver, or else by torch's allocator."""
+        claim = self._leases[list(self._devices).index("gpu")].claim
+        if not claim.context:
+            return 0  # on unified memory, without anything that uses the GPU
+        key = self._devices["gpu"].key
+        own = next(device for device in devices(read()) if device.key == key)
         held = process_bytes(own, os.getpid())
         if isinstance(held, Unknown):
             # The allocator's count is exact; a context's size is an estimate.
-            held = cuda.allocator_peak() + self._leases[0].claim.context
-        if device.kind == "unified":
-            host = _peak_of_host()
-            return host if isinstance(host, Unknown) else held + host
+            return cuda.allocator_peak() + claim.context
         return held
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
@@ -206,7 +219,7 @@ class ReplicaMemory:
 
     async def _keep(self) -> None:
         """Tell the ledger of this replica, and hear who holds."""
-        known = -1
+        known, told = -1, False
         while True:
             try:
                 report = await asyncio.to_thread(self._report)
@@ -216,8 +229,11 @@ class ReplicaMemory:
                 word: Word = await self._ask("keep", leases, report, known)
                 known = word.number
                 self._hold_still(word.holds)
-            except Exception:  # serving goes on without a ledger; loading does not
-                logger.exception("the memory ledger cannot be told of this replica")
+                told = False
+            except Exception as error:  # serving goes on without a ledger; loading does not
+                if not told:
+                    logger.warning("the memory ledger cannot be told of this replica: %s", error)
+                told = True
                 await asyncio.sleep(_ASK_AGAIN_S)
 
     def _report(self) -> Report:
@@ -232,9 +248,8 @@ class ReplicaMemory:
 
     def _hold_still(self, holds: tuple[str, ...]) -> None:
         """While somebody starts beside us, the allocator neither grows nor gives back."""
-        if bool(holds) != bool(self._holds) and "gpu" in self._devices and not self.parked:
-            lease = self._leases[list(self._devices).index("gpu")]
-            cuda.cap_allocator(cuda.allocator_reserved() if holds else lease.claim.allocator)
+        if bool(holds) != bool(self._holds) and self._cap is not None and not self.parked:
+            cuda.cap_allocator(cuda.allocator_reserved() if holds else self._cap)
         self._holds = holds
 
     def _worst(self) -> Pressure:
@@ -250,8 +265,12 @@ class ReplicaMemory:
             now = self._worst()
             try:
                 await self._yield_to(now, changed=now != before)
-            except Exception:
-                logger.exception("memory could not be given back or taken again")
+            except LedgerUnavailable as error:  # it asks again at its next look
+                logger.warning("%s", error)
+            except Exception as error:
+                logger.exception("the engines could not be parked, or loaded again")
+                self._broken = error
+                return
             before = now
 
     async def _yield_to(self, pressure: Pressure, *, changed: bool) -> None:

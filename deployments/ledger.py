@@ -95,6 +95,7 @@ class MemoryLedger:
         self._meters: dict[Device, Meter] = {}
         self._reports: dict[str, Report] = {}
         self._parked_since: dict[str, float] = {}
+        self._written = b""
         self._number = 0
         self._changed = asyncio.Event()
         self._holds: tuple[str, ...] = ()
@@ -313,8 +314,10 @@ class MemoryLedger:
             self._changed = asyncio.Event()
 
     def _write(self) -> None:
-        written = pickle.dumps((self._policy, self._ledger.leases))
-        _internal_kv_put(_STORE, written, overwrite=True, namespace=NAMESPACE)
+        state = pickle.dumps((self._policy, self._ledger.leases))
+        if state != self._written:
+            _internal_kv_put(_STORE, state, overwrite=True, namespace=NAMESPACE)
+            self._written = state
 
     def _observe(self) -> None:
         for lease in self._ledger.leases:

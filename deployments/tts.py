@@ -133,7 +133,8 @@ class TTS:
         self._admission.limits = self._limits()
 
     async def check_health(self) -> None:
-        """Serve restarts a replica when this raises; one that failed to load never gets here."""
+        """Serve replaces a replica when this raises; one that failed to load never gets here."""
+        self._memory.check()
 
     async def info(self) -> ReplicaInfo:
         """This replica and its engine."""
