@@ -73,12 +73,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A replica that has no lease yet, and why."""
+    """A replica that has no lease yet, and why; ``actor`` and ``node`` as in its lease."""
 
     replica: str
     deployment: str
     claim: int
     refusal: Refusal
+    actor: str
+    node: str
 
 
 class Ledger:
@@ -91,7 +93,8 @@ class Ledger:
         self._leases: dict[tuple[str, Device], Lease] = {}
         self._waiting: dict[str, Waiting] = {}
         self._holds: dict[str, float] = {}  # name -> when it lapses
-        self._overruns: dict[str, int] = {}  # deployment -> bytes its replicas measured
+        # Bytes that a deployment's replicas measured, of a GPU or of the host.
+        self._overruns: dict[tuple[str, str], int] = {}
         self.refusals: Counter[Reason] = Counter()
 
     # --- devices
@@ -109,6 +112,7 @@ class Ledger:
         """A node is gone, with its devices and all that was on them."""
         self._budgets = {d: size for d, size in self._budgets.items() if d[0] != node}
         self._leases = {k: lease for k, lease in self._leases.items() if lease.device[0] != node}
+        self._waiting = {k: waiting for k, waiting in self._waiting.items() if waiting.node != node}
 
     def leased(self, device: Device) -> int:
         """The sum of a device's leases, in bytes."""
@@ -129,6 +133,12 @@ class Ledger:
     def waiting(self) -> tuple[Waiting, ...]:
         """Replicas that were refused and still want a lease."""
         return tuple(self._waiting.values())
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """The actor of each replica that has a lease or waits for one."""
+        waiting = {waiting.replica: waiting.actor for waiting in self._waiting.values()}
+        return waiting | {lease.replica: lease.actor for lease in self._leases.values()}
 
     def reserve(
         self, wanted: Iterable[Lease], available: Mapping[Device, int] | None = None
@@ -159,7 +169,10 @@ class Ledger:
         if before is None or before.refusal.reason != refusal.reason:
             self.refusals[refusal.reason] += 1
         claim = sum(lease.claim.total for lease in wanted)
-        self._waiting[replica] = Waiting(replica, wanted[0].deployment, claim, refusal)
+        first = wanted[0]
+        self._waiting[replica] = Waiting(
+            replica, first.deployment, claim, refusal, first.actor, first.device[0]
+        )
         return refusal
 
     def measured(self, replica: str, device: Device, size: int) -> None:
@@ -172,13 +185,13 @@ class Ledger:
         peak = max(size, lease.peak or 0)
         if size > lease.claim.total:
             self._leases[replica, device] = replace(lease, measured=size, peak=peak)
-            self._overruns[lease.deployment] = size
+            self._overruns[_ran(lease)] = size
             raise LeaseExceeded(
                 f"{lease.deployment} measured {size / GIB:.2f} GiB on {device[1]} and had claimed "
                 f"{lease.claim.total / GIB:.2f}. Give it fewer slots, or set memory_gib beside its "
                 "engine to what it needs."
             )
-        self._overruns.pop(lease.deployment, None)
+        self._overruns.pop(_ran(lease), None)
         self._leases[replica, device] = replace(lease, state="serving", measured=size, peak=peak)
 
     def report(self, replica: str, device: Device, size: int) -> None:
@@ -234,7 +247,7 @@ class Ledger:
             if device not in self._budgets:
                 return Refusal("unknown", f"the ledger knows no device {device[1]} there", True)
             name, budget = device[1], self._budgets[device]
-            measured = self._overruns.get(lease.deployment)
+            measured = self._overruns.get(_ran(lease))
             if measured is not None and measured > claim:
                 return Refusal(
                     "overrun",
@@ -262,7 +275,8 @@ class Ledger:
                     "unavailable",
                     f"{lease.deployment} claims {claim / GIB:.2f} GiB of {name}, which has "
                     f"{available[device] / GIB:.2f} available, {coming / GIB:.2f} of them promised "
-                    "to replicas that load now. Somebody takes more than the plan says.",
+                    "to replicas that load now. Somebody takes more than the plan says. "
+                    f"{self._holders(device)}",
                 )
         return None
 
@@ -276,6 +290,11 @@ class Ledger:
             return "Nobody holds any of it."
         listed = ", ".join(f"{one.deployment} {one.bytes / GIB:.2f}" for one in there)
         return f"Leases: {listed}."
+
+
+def _ran(lease: Lease) -> tuple[str, str]:
+    """What ran, and whether on a GPU or on the host: a replica has a lease of each."""
+    return lease.deployment, lease.device[1].partition(":")[0]
 
 
 ACTOR = "speech-memory-ledger"
