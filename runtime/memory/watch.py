@@ -18,7 +18,7 @@ class Pressure(IntEnum):
 
 
 class Watch:
-    """Two floors with hysteresis: one is left only once it has been clear for a while.
+    """Two floors with hysteresis: each is left only once it has been clear for a while.
 
     A figure that is not known changes nothing.
     """
@@ -34,7 +34,8 @@ class Watch:
         self._floors = {Pressure.SOFT: soft, Pressure.HARD: hard}
         self._clear_s = clear_s
         self._clock = clock
-        self._clear_since: float | None = None
+        # The floors that were passed; since when each has been clear, None while it is not.
+        self._passed: dict[Pressure, float | None] = {}
         self._since = clock()
         self.pressure = Pressure.NONE
 
@@ -47,22 +48,18 @@ class Watch:
         """Take note of the bytes available now; returns the pressure."""
         if isinstance(available, Unknown):
             return self.pressure
-        below = max(
-            (pressure for pressure, floor in self._floors.items() if available < floor),
-            default=Pressure.NONE,
-        )
         now = self._clock()
-        if below > self.pressure:
-            self._become(below)
-        if below >= self.pressure:
-            self._clear_since = None
-        elif self._clear_since is None:
-            self._clear_since = now
-        elif now - self._clear_since >= self._clear_s:
-            self._become(below)
-        return self.pressure
-
-    def _become(self, pressure: Pressure) -> None:
-        self.pressure = pressure
-        self._since = self._clock()
-        self._clear_since = None
+        for pressure, floor in self._floors.items():
+            if available < floor:
+                self._passed[pressure] = None
+            elif pressure in self._passed:
+                since = self._passed[pressure]
+                if since is None:
+                    self._passed[pressure] = now
+                elif now - since >= self._clear_s:
+                    del self._passed[pressure]
+        pressure = max(self._passed, default=Pressure.NONE)
+        if pressure != self.pressure:
+            self.pressure = pressure
+            self._since = now
+        return pressure
