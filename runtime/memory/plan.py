@@ -13,19 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from runtime.errors import ConfigError, MemoryUnknown
-from runtime.memory.claims import Claim, Demand, EngineDemand, claim_of
+from runtime.memory.claims import Claim, Demand, claim_of
 from runtime.memory.device import DeviceMemory, Kind, Unknown
+from runtime.memory.footprint import GIB
 from runtime.memory.placement import assign
 from runtime.memory.policy import MemoryPolicy
+from runtime.memory.slots import Slots, most_slots, slots_with
 
 RAY_UNITS = 10_000
 """Ray counts fractions of a GPU in steps of 10^-4."""
-
-Slots: TypeAlias = tuple[tuple[int, ...], ...]
-"""Slots of each engine of each deployment, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ def plan(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand])
 
     Raises:
         ConfigError: An engine wants a GPU and there is none, or a neighbour is said to be on
-            a device that is not there.
+            a device that is not there, or an engine may have less than one slot needs.
     """
     from runtime.memory.remedies import remedies
 
@@ -160,27 +158,20 @@ def plan(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand])
 def share_out(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]) -> Plan:
     """The plan without its remedies."""
     devices = [_withheld(pool, pools, policy) for pool in pools]
-    least = _slots(demands, 0)
-    everything = sum(pool.total for pool in pools)
-    slots = least
-    if least != (most := _slots(demands, everything)) and _room(devices, demands, least):
+    slots = slots_with(demands, 0)
+    if any(e.footprint.slots is None for d in demands for e in d.engines) and _room(
+        devices, demands, slots
+    ):
         spare = [d.budget - policy.headroom(d.pool.kind) for d in devices]
-        # The largest share with which all fits: each engine's slots only grow with it.
-        low, high = 0, everything + 1
-        slots = most
-        while high - low > 1:
-            middle = (low + high) // 2
-            slots = _slots(demands, middle)
-            fits = _room(devices, demands, slots, spare)
-            low, high = (middle, high) if fits else (low, middle)
-        slots = _slots(demands, low)
+        everything = sum(pool.total for pool in pools)
+        slots = most_slots(demands, everything, lambda slots: _room(devices, demands, slots, spare))
     return _place(devices, demands, slots)
 
 
 def fits(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]) -> bool:
     """Whether all replicas have room, with one slot where the plan chooses their number."""
     devices = [_withheld(pool, pools, policy) for pool in pools]
-    return _room(devices, demands, _slots(demands, 0))
+    return _room(devices, demands, slots_with(demands, 0))
 
 
 def with_remedies(sharing: Plan, remedies: tuple[str, ...]) -> Plan:
@@ -198,6 +189,14 @@ def check(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]
     gpus = [pool for pool in pools if pool.index is not None]
     for demand in demands:
         for engine in demand.engines:
+            footprint = engine.footprint
+            least = footprint.weights + footprint.workspace + footprint.state_per_slot
+            if engine.limit is not None and engine.limit < least:
+                raise ConfigError(
+                    f"{demand.deployment}: limit_gib of {engine.engine} is "
+                    f"{engine.limit / GIB:.2f}, and a single slot needs {least / GIB:.2f} with "
+                    "weights and workspace."
+                )
             if engine.footprint.on_gpu and not gpus:
                 raise ConfigError(
                     f"{demand.deployment} runs {engine.engine} on a GPU, and there is none here "
@@ -211,28 +210,6 @@ def check(pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]
                 f"Neighbour {neighbour.name!r} is on devices {sorted(missing)}, which are not "
                 f"there; devices: {', '.join(pool.key for pool in pools)}."
             )
-
-
-def _slots(demands: Sequence[Demand], spare: int) -> Slots:
-    """Slots of all engines if ``spare`` bytes are to be had for each unit of share."""
-
-    def auto(engine: EngineDemand, replicas: int) -> int:
-        footprint = engine.footprint
-        room = int(spare * engine.share) // (replicas * max(footprint.state_per_slot, 1))
-        if engine.limit is not None:
-            fixed = footprint.weights + footprint.workspace
-            room = min(room, (engine.limit - fixed) // max(footprint.state_per_slot, 1))
-        return max(1, min(room, footprint.max_slots))
-
-    return tuple(
-        tuple(
-            auto(engine, demand.replicas)
-            if engine.footprint.slots is None
-            else engine.footprint.slots
-            for engine in demand.engines
-        )
-        for demand in demands
-    )
 
 
 def _withheld(pool: Pool, pools: Sequence[Pool], policy: MemoryPolicy) -> DevicePlan:
@@ -261,17 +238,28 @@ def _assignment(
         d.budget if d.pool.index is None else RAY_UNITS - units(d.withheld, d.pool.total)
         for d in devices
     ]
-    needs = [
-        [_need(claim, d.pool) for claim, d in zip(row, devices, strict=True)] for row in claims
-    ]
+    needs = []
+    for row in claims:
+        units_ = _ray_units(row, devices)
+        needs.append(
+            [
+                None if claim is None else claim.total if d.pool.index is None else units_
+                for claim, d in zip(row, devices, strict=True)
+            ]
+        )
     return claims, assign(room, (gpus, hosts), needs, [demand.replicas for demand in demands])
 
 
-def _need(claim: Claim | None, pool: Pool) -> int | None:
-    """A claim as Ray counts it: in its units of a GPU, in bytes of the host."""
-    if claim is None:
-        return None
-    return claim.total if pool.index is None else units(claim.total, pool.total)
+def _ray_units(claims: Sequence[Claim | None], devices: Sequence[DevicePlan]) -> int:
+    """What Ray counts for a replica on any GPU: it knows one fraction, the largest."""
+    return max(
+        (
+            units(claim.total, d.pool.total)
+            for claim, d in zip(claims, devices, strict=True)
+            if claim is not None and d.pool.index is not None
+        ),
+        default=0,
+    )
 
 
 def _room(
@@ -309,8 +297,6 @@ def _place(devices: Sequence[DevicePlan], demands: Sequence[Demand], slots: Slot
         known = [(d.pool, c) for d, c in zip(devices, row, strict=True) if c is not None]
         gpu = [(pool, claim) for pool, claim in known if pool.index is not None]
         host = next((claim for pool, claim in known if pool.index is None), None)
-        # Devices of different size: Ray knows one fraction, the largest.
-        fraction = max((units(claim.total, pool.total) for pool, claim in gpu), default=0)
         of_gpus = sum(n for n, d in zip(there, devices, strict=True) if d.pool.index is not None)
         deployments.append(
             DeploymentPlan(
@@ -318,7 +304,7 @@ def _place(devices: Sequence[DevicePlan], demands: Sequence[Demand], slots: Slot
                 counts,
                 gpu[0][1] if gpu else None,
                 host,
-                fraction / RAY_UNITS,
+                _ray_units(row, devices) / RAY_UNITS,
                 of_gpus if gpu else sum(there),
             )
         )
