@@ -4,178 +4,221 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-from runtime.memory.claims import Demand
+from runtime.memory.claims import Demand, EngineDemand
 from runtime.memory.footprint import GIB
-from runtime.memory.plan import Pool, fits, share_out
+from runtime.memory.plan import Plan, Pool, fits, share_out
 from runtime.memory.policy import MemoryPolicy, Neighbour
 
 _SUGGESTED = 3
 
+Settings: TypeAlias = tuple[MemoryPolicy, tuple[Demand, ...]]
+"""What a plan is made of, beside the devices."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Change:
-    """A setting that can be lowered in steps, and what it is then; ``least`` still makes sense."""
+class Change:
+    """A setting that can be lowered in steps, and what it is then.
+
+    Attributes:
+        key: Names the setting.
+        now: What it is, in steps.
+        least: The least that still makes sense, in steps.
+        apply: The settings with another value of it.
+        say: The same for people.
+    """
 
     key: str
-    now: int  # in steps
+    now: int
     least: int
-    apply: Callable[[int], tuple[MemoryPolicy, tuple[Demand, ...]]]
+    apply: Callable[[Settings, int], Settings]
     say: Callable[[int], str]
 
-    def size(self, value: int) -> float:
-        """How much of the setting goes if it becomes ``value``."""
-        return (self.now - value) / self.now
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Changes that are enough together, and the value of each."""
+
+    parts: tuple[tuple[Change, int], ...]
+
+    @property
+    def size(self) -> float:
+        """How much of the settings goes."""
+        return sum((change.now - value) / change.now for change, value in self.parts)
+
+    @property
+    def text(self) -> str:
+        """What to do."""
+        return " and ".join(change.say(value) for change, value in self.parts)
+
+    def apply(self, settings: Settings) -> Settings:
+        """The settings with all changes made."""
+        for change, value in self.parts:
+            settings = change.apply(settings, value)
+        return settings
 
 
 def remedies(
     pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]
 ) -> tuple[str, ...]:
-    """At most three remedies, each of which is enough by itself, the smallest first.
-
-    A remedy changes one setting, or a neighbour's size and one of ours where too few single
-    changes are enough. It is small if little of the settings' values goes. Where none is
-    enough, the one answer says what remains too much.
-    """
-
-    def largest(change: _Change) -> int | None:
-        """The largest value below the present one with which all fits."""
-        low, high = change.least, change.now
-        if low >= high or not fits(pools, *change.apply(low)):
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(pools, *change.apply(middle)) else (low, middle)
-        return low
-
-    demands = tuple(demands)
-    singles = [
-        (change, value)
-        for change in _changes(policy, demands)
-        if (value := largest(change)) is not None
-    ]
-    found = [(change.size(value), change.say(value)) for change, value in singles]
-    if len(found) < _SUGGESTED:
-        alone = {change.key: value for change, value in singles}
-        for first in _changes_of_ours(policy, demands):
-            if first.least == first.now:
-                continue
-            for second in _changes_of_neighbours(*first.apply(first.least)):
-                value = largest(second)
-                if value is not None and value > alone.get(second.key, -1):
-                    size = first.size(first.least) + second.size(value)
-                    found.append((size, f"{second.say(value)} and {first.say(first.least)}"))
+    """What to tell an operator: at most three remedies, or what remains too much."""
+    found = find(pools, policy, demands)
     if found:
-        return tuple(text for _, text in sorted(found)[:_SUGGESTED])
+        return tuple(remedy.text for remedy in found)
     return (_all_at_their_least(pools, policy, tuple(demands)),)
 
 
-def _changes(policy: MemoryPolicy, demands: tuple[Demand, ...]) -> Iterator[_Change]:
-    yield from _changes_of_neighbours(policy, demands)
-    yield from _changes_of_ours(policy, demands)
+def find(
+    pools: Sequence[Pool], policy: MemoryPolicy, demands: Sequence[Demand]
+) -> tuple[Remedy, ...]:
+    """At most three remedies, each of which is enough by itself, the smallest first.
+
+    A remedy changes one setting, or a neighbour's size and one of ours where too few single
+    changes are enough. It is small if little of the settings' values goes, and no part of it
+    could be a step less. Where none is enough, there is none.
+    """
+
+    def enough(change: Change, settings: Settings, least: int | None = None) -> int | None:
+        """The largest value below the present one, and from ``least``, with which all fits."""
+        low, high = change.least if least is None else least, change.now
+        if low >= high or not fits(pools, *change.apply(settings, low)):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            fitting = fits(pools, *change.apply(settings, middle))
+            low, high = (middle, high) if fitting else (low, middle)
+        return low
+
+    settings = policy, tuple(demands)
+    of_neighbours = [_of_neighbour(i, n) for i, n in enumerate(policy.neighbours)]
+    of_ours = list(_changes_of_ours(*settings))
+    singles = [
+        (change, value)
+        for change in (*of_neighbours, *of_ours)
+        if (value := enough(change, settings)) is not None
+    ]
+    found = [Remedy((single,)) for single in singles]
+    if len(found) < _SUGGESTED:
+        alone = {change.key: value for change, value in singles}
+        for ours in of_ours:
+            if ours.least >= ours.now:
+                continue
+            with_least = ours.apply(settings, ours.least)
+            for theirs in of_neighbours:
+                # Only what is more than without the change of ours.
+                least = alone.get(theirs.key, theirs.least - 1) + 1
+                value = enough(theirs, with_least, least)
+                if value is None:
+                    continue
+                own = enough(ours, theirs.apply(settings, value))
+                assert own is not None
+                found.append(Remedy(((theirs, value), (ours, own))))
+    return tuple(sorted(found, key=lambda remedy: (remedy.size, remedy.text))[:_SUGGESTED])
 
 
-def _changes_of_neighbours(policy: MemoryPolicy, demands: tuple[Demand, ...]) -> Iterator[_Change]:
-    for index, neighbour in enumerate(policy.neighbours):
-        yield _of_neighbour(policy, demands, index, neighbour)
-
-
-def _changes_of_ours(policy: MemoryPolicy, demands: tuple[Demand, ...]) -> Iterator[_Change]:
+def _changes_of_ours(policy: MemoryPolicy, demands: tuple[Demand, ...]) -> Iterator[Change]:
     for index, demand in enumerate(demands):
-        yield _Change(
-            f"{demand.deployment}.replicas",
-            demand.replicas,
-            1,
-            lambda n, i=index: (policy, _with(demands, i, replicas=n)),  # type: ignore[misc]
-            lambda n, d=demand: (  # type: ignore[misc]
-                f"run {n} replica{'s' * (n != 1)} of {d.deployment} instead of {d.replicas}"
-            ),
-        )
+        yield _of_replicas(index, demand)
         for which, engine in enumerate(demand.engines):
-            slots = engine.footprint.slots
-            if slots is not None and engine.footprint.state_per_slot:
-                yield _Change(
-                    f"{demand.deployment}.{engine.role}.slots",
-                    slots,
-                    1,
-                    lambda n, i=index, w=which: (  # type: ignore[misc]
-                        policy,
-                        _with_slots(demands, i, w, n),
-                    ),
-                    lambda n, d=demand, e=engine: (  # type: ignore[misc]
-                        f"give {d.deployment}'s {e.engine} {n} slot{'s' * (n != 1)} instead of "
-                        f"{e.footprint.slots}"
-                    ),
-                )
+            if engine.footprint.slots is not None and engine.footprint.state_per_slot:
+                yield _of_slots(index, which, demand, engine, engine.footprint.slots)
             if len(demand.engines) > 1:
-                yield _Change(
-                    f"{demand.deployment}.{engine.role}",
-                    1,
-                    0,
-                    lambda n, i=index, w=which: (  # type: ignore[misc]
-                        policy,
-                        demands if n else _without(demands, i, w),
-                    ),
-                    lambda n, d=demand, e=engine: (  # type: ignore[misc]
-                        f"leave out {d.deployment}'s {e.role} engine, {e.engine}"
-                    ),
-                )
+                yield _of_engine(index, which, demand, engine)
     if policy.host_reserve_gib:
-        tenths = int(policy.host_reserve_gib * 10)
-        yield _Change(
-            "host_reserve_gib",
-            tenths,
-            tenths // 2,  # a system that is left with less is no remedy
-            lambda n: (policy.model_copy(update={"host_reserve_gib": n / 10}), demands),
-            lambda n: f"set host_reserve_gib to {n / 10:g} instead of {policy.host_reserve_gib:g}",
-        )
+        yield _of_reserve(policy.host_reserve_gib)
 
 
-def _of_neighbour(
-    policy: MemoryPolicy, demands: tuple[Demand, ...], index: int, neighbour: Neighbour
-) -> _Change:
+def _of_neighbour(index: int, neighbour: Neighbour) -> Change:
     by_utilisation = neighbour.utilisation is not None
     now = neighbour.utilisation if by_utilisation else neighbour.gib
     assert now is not None
     steps = 100 if by_utilisation else 10  # two decimals of a utilisation, tenths of a GiB
     key = "utilisation" if by_utilisation else "gib"
 
-    def apply(n: int) -> tuple[MemoryPolicy, tuple[Demand, ...]]:
-        lowered = neighbour.model_copy(update={key: n / steps})
+    def apply(settings: Settings, n: int) -> Settings:
+        policy, demands = settings
         others = policy.neighbours
+        lowered = neighbour.model_copy(update={key: n / steps})
         changed = (*others[:index], lowered, *others[index + 1 :])
         return policy.model_copy(update={"neighbours": changed}), demands
 
-    return _Change(
+    return Change(
         f"neighbours.{neighbour.name}",
-        # Rounded up: a utilisation of 0.605 may be lowered to 0.60.
-        -int(-now * steps // 1),
+        _steps(now, steps),
         1,
         apply,
         lambda n: f"lower {key} of neighbour {neighbour.name} from {now:g} to {n / steps:g}",
     )
 
 
-def _with(demands: tuple[Demand, ...], index: int, *, replicas: int) -> tuple[Demand, ...]:
-    changed = replace(demands[index], replicas=replicas)
-    return (*demands[:index], changed, *demands[index + 1 :])
+def _of_reserve(now: float) -> Change:
+    tenths = _steps(now, 10)
+
+    def apply(settings: Settings, n: int) -> Settings:
+        policy, demands = settings
+        return policy.model_copy(update={"host_reserve_gib": n / 10}), demands
+
+    return Change(
+        "host_reserve_gib",
+        tenths,
+        -(-tenths // 2),  # a system that is left with less is no remedy
+        apply,
+        lambda n: f"set host_reserve_gib to {n / 10:g} instead of {now:g}",
+    )
 
 
-def _with_slots(
-    demands: tuple[Demand, ...], index: int, which: int, slots: int
-) -> tuple[Demand, ...]:
-    demand = demands[index]
-    engine = demand.engines[which]
-    fewer = replace(engine, footprint=replace(engine.footprint, slots=slots))
-    engines = (*demand.engines[:which], fewer, *demand.engines[which + 1 :])
-    return (*demands[:index], replace(demand, engines=engines), *demands[index + 1 :])
+def _of_replicas(index: int, demand: Demand) -> Change:
+    return Change(
+        f"{demand.deployment}.replicas",
+        demand.replicas,
+        1,
+        lambda settings, n: _with(settings, index, lambda one: replace(one, replicas=n)),
+        lambda n: (
+            f"run {n} replica{'s' * (n != 1)} of {demand.deployment} instead of {demand.replicas}"
+        ),
+    )
 
 
-def _without(demands: tuple[Demand, ...], index: int, which: int) -> tuple[Demand, ...]:
-    demand = demands[index]
-    engines = (*demand.engines[:which], *demand.engines[which + 1 :])
-    changed = replace(demand, engines=engines, measured=None)
-    return (*demands[:index], changed, *demands[index + 1 :])
+def _of_slots(index: int, which: int, demand: Demand, engine: EngineDemand, now: int) -> Change:
+    def fewer(one: Demand, n: int) -> Demand:
+        engine = one.engines[which]
+        changed = replace(engine, footprint=replace(engine.footprint, slots=n))
+        return replace(one, engines=(*one.engines[:which], changed, *one.engines[which + 1 :]))
+
+    return Change(
+        f"{demand.deployment}.{engine.role}.slots",
+        now,
+        1,
+        lambda settings, n: _with(settings, index, lambda one: fewer(one, n)),
+        lambda n: (
+            f"give {demand.deployment}'s {engine.engine} {n} slot{'s' * (n != 1)} instead of {now}"
+        ),
+    )
+
+
+def _of_engine(index: int, which: int, demand: Demand, engine: EngineDemand) -> Change:
+    def without(one: Demand) -> Demand:
+        others = (*one.engines[:which], *one.engines[which + 1 :])
+        return replace(one, engines=others, measured=None)
+
+    return Change(
+        f"{demand.deployment}.{engine.role}",
+        1,
+        0,
+        lambda settings, n: settings if n else _with(settings, index, without),
+        lambda n: f"leave out {demand.deployment}'s {engine.role} engine, {engine.engine}",
+    )
+
+
+def _steps(value: float, steps: int) -> int:
+    """A setting in steps, rounded up: a utilisation of 0.605 may be lowered to 0.60."""
+    return -int(-value * steps // 1)
+
+
+def _with(settings: Settings, index: int, change: Callable[[Demand], Demand]) -> Settings:
+    policy, demands = settings
+    return policy, (*demands[:index], change(demands[index]), *demands[index + 1 :])
 
 
 def _all_at_their_least(
@@ -194,9 +237,21 @@ def _all_at_their_least(
     sharing = share_out(pools, policy, least)
     if sharing.fits:
         return "no single change is enough: run one replica of each deployment with one slot"
-    claims = sum(d.claim.total for d in sharing.deployments)
-    budget = max(device.budget for device in sharing.devices)
+    claims, budgets = max(_of_gpus(sharing), _of_host(sharing), key=lambda it: it[0] - sum(it[1]))
+    left = " and ".join(f"{budget / GIB:.2f}" for budget in budgets)
     return (
         "no single change is enough: one replica of each deployment with one slot claims "
-        f"{claims / GIB:.2f} GiB, and the neighbours and the reserve leave {budget / GIB:.2f}"
+        f"{claims / GIB:.2f} GiB, and the neighbours and the reserve leave {left}"
     )
+
+
+def _of_gpus(sharing: Plan) -> tuple[int, list[int]]:
+    """What all claim of GPUs, and the budget of each."""
+    claims = sum(d.gpu.total for d in sharing.deployments if d.gpu is not None)
+    return claims, [d.budget for d in sharing.devices if claims and d.pool.index is not None]
+
+
+def _of_host(sharing: Plan) -> tuple[int, list[int]]:
+    """The same of the host."""
+    claims = sum(d.host.total for d in sharing.deployments if d.host is not None)
+    return claims, [d.budget for d in sharing.devices if claims and d.pool.index is None]
