@@ -42,9 +42,10 @@ class _EngineArgs(_Args):
     )
     share: float = Field(
         default=1.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Its part of what is left where several engines have `slots: auto`.",
+        ge=0.001,
+        le=1000,
+        description="Its part of what is left where several engines have `slots: auto`, beside "
+        "theirs.",
     )
     limit_gib: float | None = Field(
         default=None,

@@ -19,6 +19,7 @@ from runtime.config import (
     speech_applications,
 )
 from runtime.engines import footprint_of
+from runtime.engines.options import positive
 from runtime.errors import ConfigError
 from runtime.memory.claims import Demand, EngineDemand
 from runtime.memory.footprint import AUTO, GIB, Footprint
@@ -91,24 +92,27 @@ def application_demands(
     found = []
     for name, passed_on, engines_by_role in chosen:
         override = dict(overrides.get(name, {}))
+        _check_replicas(f"application {application!r}, {name}", passed_on, override)
         _check_override(application, name, passed_on, override, engines_by_role)
         demand = Demand(
             label(application, name),
-            tuple(
-                EngineDemand(
-                    role,
-                    engine.engine,
-                    footprint(engine),
-                    engine.share,
-                    None if engine.limit_gib is None else round(engine.limit_gib * GIB),
-                )
-                for role, engine in engines_by_role.items()
-            ),
+            tuple(_engine_demand(role, engine) for role, engine in engines_by_role.items()),
             replicas_of(passed_on | override),
             signature({role: (e.engine, e.options) for role, e in engines_by_role.items()}),
         )
         found.append(_as_measured(demand, pools, history))
     return found
+
+
+def _engine_demand(role: str, engine: SynthesizerArgs | RecognizerArgs) -> EngineDemand:
+    estimate = footprint(engine)
+    limit = None if engine.limit_gib is None else round(engine.limit_gib * GIB)
+    if limit is not None and estimate.slots is not None:
+        raise ConfigError(
+            f"Engine {engine.engine!r} has limit_gib, which limits `slots: auto`, and "
+            f"{estimate.slots} slots; leave out one of them."
+        )
+    return EngineDemand(role, engine.engine, estimate, engine.share, limit)
 
 
 def label(application: str, deployment: str) -> str:
@@ -130,6 +134,7 @@ def footprint(engine: SynthesizerArgs | RecognizerArgs) -> Footprint:
             f"Engine {engine.engine!r} has memory_gib, which says nothing of a single slot; give "
             "it a number of slots."
         )
+    positive(f"Engine {engine.engine!r}: slots", slots)
     return Footprint(
         on_gpu=False,
         weights=round(engine.memory_gib * GIB),
@@ -152,6 +157,17 @@ def replicas_of(options: Mapping[str, Any]) -> int:
     if replicas == "auto":
         return _SERVE_MOST
     return int(replicas or 1)
+
+
+def _check_replicas(place: str, *options: Mapping[str, Any]) -> None:
+    """Refuse what Serve would not take for a number of replicas, before it is counted with."""
+    for given in options:
+        replicas = given.get("num_replicas")
+        if replicas is not None and replicas != "auto":
+            positive(f"{place}: num_replicas", replicas)
+        scaling = given.get("autoscaling_config")
+        if isinstance(scaling, Mapping) and "max_replicas" in scaling:
+            positive(f"{place}: autoscaling_config.max_replicas", scaling["max_replicas"])
 
 
 def _check_override(
@@ -216,7 +232,7 @@ def with_resources(options: Mapping[str, Any], plan: DeploymentPlan) -> dict[str
     """Ray's options for a replica, with what the plan claims of Ray's own count of devices.
 
     Raises:
-        ConfigError: They name less than the replica claims.
+        ConfigError: They name less than the replica claims, or no number.
     """
     claimed: dict[str, float] = {}
     if plan.num_gpus:
@@ -224,9 +240,10 @@ def with_resources(options: Mapping[str, Any], plan: DeploymentPlan) -> dict[str
     if plan.host is not None:
         claimed["memory"] = plan.host.total
     for key, size in claimed.items():
-        if key in options and options[key] < size:
+        given = options.get(key, size)
+        if not isinstance(given, int | float) or not given >= size:
             raise ConfigError(
-                f"{plan.demand.deployment}: ray_actor_options.{key} is {options[key]:g}, and the "
+                f"{plan.demand.deployment}: ray_actor_options.{key} is {given!r}, and the "
                 f"plan claims {size:g}; leave it out."
             )
     return claimed | dict(options)
