@@ -55,7 +55,7 @@ class History:
         self._entries: dict[str, Measured] = {}
         try:
             for key, entry in json.loads(path.read_text(encoding="utf-8")).items():
-                self._entries[key] = Measured(**entry)
+                self._entries[key] = _measured(entry)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError):
@@ -89,6 +89,19 @@ def signature(engines: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
         kept = {key: value for key, value in options.items() if key not in ("slots", "max_slots")}
         parts.append(f"{role}={engine}{json.dumps(kept, sort_keys=True, default=str)}")
     return " ".join(parts)
+
+
+def _measured(entry: dict[str, Any]) -> Measured:
+    """What was written down for an entry.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    for name, value in entry.items():
+        # A bool is an int, too.
+        if type(value) is not int and not (name == "at" and type(value) is float):
+            raise TypeError(f"{name} is {value!r}")
+    return Measured(**entry)
 
 
 def _key(signature: str, device: str) -> str:
