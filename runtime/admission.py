@@ -150,6 +150,8 @@ class Admission:
                     self.retry_after_s,
                     waited_s=self._clock() - began,
                 ) from None
+            if isinstance(error, Overloaded):  # a pause for everybody
+                error.waited_s = self._clock() - began
             raise
         return self._clock() - began
 
