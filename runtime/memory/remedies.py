@@ -102,7 +102,7 @@ def find(
     if len(found) < _SUGGESTED:
         alone = {change.key: value for change, value in singles}
         for ours in of_ours:
-            if ours.least >= ours.now:
+            if ours.least >= ours.now or ours.key in alone:
                 continue
             with_least = ours.apply(settings, ours.least)
             for theirs in of_neighbours:
