@@ -152,7 +152,7 @@ def test_an_unknown_key_of_a_user_config_is_named_with_the_nearest_there_is(
 def test_a_key_that_is_near_to_none_is_named_with_all_there_are(refusal: Refusal) -> None:
     (line,) = refusal(document({"tts": TTS, "zzz": 1}))
     assert "Did you mean" not in line
-    assert line.endswith("(keys here: asr, tts)")
+    assert line.endswith("(keys here: asr, tts, memory)")
 
 
 def test_all_mistakes_are_named_at_once(refusal: Refusal) -> None:
