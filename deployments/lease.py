@@ -153,10 +153,10 @@ class ReplicaMemory:
         self._admissions = tuple(await self._load())
         measured = []
         for where, lease in zip(self._devices, self._leases, strict=True):
-            size = await asyncio.to_thread(self._measure, where)
-            if isinstance(size, Unknown):
-                logger.warning("%s is not measured: %s", lease.device[1], size.reason)
-                continue
+            found = await asyncio.to_thread(self._measure, where)
+            size = None if isinstance(found, Unknown) else found
+            if isinstance(found, Unknown):
+                logger.warning("%s is not measured: %s", lease.device[1], found.reason)
             if lease.claim.context:  # what is outside of the allocator is no estimate any more
                 outside = self._gpu_bytes() - cuda.allocator_reserved()
                 self._cap_allocator(lease.claim.total - lease.claim.host - outside)
@@ -165,10 +165,7 @@ class ReplicaMemory:
             if error is not None:
                 raise error
             measured.append(replace(lease, state="serving", measured=size, peak=size))
-        by_device = {lease.device: lease for lease in measured}
-        self._leases = tuple(
-            by_device.get(lease.device, replace(lease, state="serving")) for lease in self._leases
-        )
+        self._leases = tuple(measured)
 
     def _cap_allocator(self, size: int) -> None:
         self._cap = size

@@ -162,24 +162,22 @@ class MemoryLedger:
         )
 
     async def measured(
-        self, replica: str, device: Device, size: int, signature: str
+        self, replica: str, device: Device, size: int | None, signature: str
     ) -> LeaseExceeded | None:
-        """Note what a replica measured; the error says that it is too much."""
-        lease = next(
-            lease
-            for lease in self._ledger.leases
-            if (lease.replica, lease.device) == (replica, device)
-        )
+        """Note what a replica measured, None if it could not; the error says that it is too much.
+
+        The figure is kept for the next plan, too much or not.
+        """
+        for lease in self._ledger.leases:
+            if (lease.replica, lease.device) == (replica, device) and size is not None:
+                claim = lease.claim
+                figure = Measured.of(size, claim.context, claim.state, claim.host)
+                self._history.note(signature, self._plans[device].pool.name, figure)
         try:
             self._ledger.measured(replica, device, size)
         except LeaseExceeded as error:
             return error
         finally:
-            claim = lease.claim
-            if signature:
-                name = self._plans[device].pool.name
-                figure = Measured.of(size, claim.context, claim.state, claim.host)
-                self._history.note(signature, name, figure)
             self._write()
         return None
 
@@ -278,8 +276,7 @@ class MemoryLedger:
 
     async def _bury(self) -> None:
         """Release the leases of replicas that are dead, and tell of holds that have lapsed."""
-        owners = {lease.replica: lease.actor for lease in self._ledger.leases}
-        dead = await asyncio.to_thread(_dead, owners)
+        dead = await asyncio.to_thread(_dead, self._ledger.owners)
         for replica in dead:
             self._ledger.release(replica)
             self._reports.pop(replica, None)

@@ -95,7 +95,7 @@ def test_asking_again_changes_nothing_even_if_there_is_no_room_any_more() -> Non
 
 def test_a_device_that_nobody_told_of_has_nothing_to_lease() -> None:
     refusal = refused(make().reserve([lease(device=FAR)]))
-    assert (refusal.reason, refusal.lasting) == ("unknown", True)
+    assert (refusal.reason, refusal.lasting) == ("unknown", False)
 
 
 def test_after_a_budget_was_cut_leases_stay_and_nothing_is_added() -> None:

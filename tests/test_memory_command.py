@@ -99,3 +99,12 @@ def test_the_command_loads_no_library_of_a_model_and_no_ray(tmp_path: Path) -> N
     )
     assert done.stderr == "[]\n"
     assert '"fits": true' in done.stdout
+
+
+@pytest.mark.parametrize(("config", "device"), [("dgx-spark", "gb10"), ("h100", "h100-80g")])
+def test_the_documentation_shows_what_the_command_prints(
+    speech: Any, config: str, device: str
+) -> None:
+    command = ("memory", "plan", config, "--device", device)
+    page = (Path(__file__).parents[1] / "docs" / "memory.md").read_text()
+    assert f"$ speech {' '.join(command)}\n{speech(*command).out}" in page

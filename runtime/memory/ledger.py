@@ -175,13 +175,20 @@ class Ledger:
         )
         return refusal
 
-    def measured(self, replica: str, device: Device, size: int) -> None:
+    def measured(self, replica: str, device: Device, size: int | None) -> None:
         """Note what a replica holds after its warm-up at full load; from now on it serves.
+
+        ``size`` is None where that cannot be known. Nothing happens without a lease.
 
         Raises:
             LeaseExceeded: It is more than it claimed. Its lease stays until it is gone.
         """
-        lease = self._leases[replica, device]
+        lease = self._leases.get((replica, device))
+        if lease is None:
+            return
+        if size is None:
+            self._leases[replica, device] = replace(lease, state="serving")
+            return
         peak = max(size, lease.peak or 0)
         if size > lease.claim.total:
             self._leases[replica, device] = replace(lease, measured=size, peak=peak)
@@ -245,7 +252,7 @@ class Ledger:
         for lease in new:
             device, claim = lease.device, lease.claim.total
             if device not in self._budgets:
-                return Refusal("unknown", f"the ledger knows no device {device[1]} there", True)
+                return Refusal("unknown", f"the ledger knows no device {device[1]} there")
             name, budget = device[1], self._budgets[device]
             measured = self._overruns.get(_ran(lease))
             if measured is not None and measured > claim:
