@@ -21,6 +21,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from runtime.bench.private import place, private_daemon
+from runtime.bench.report import distribution
 from runtime.client import SpeechClient
 from runtime.client.ledger import LedgerClient
 from runtime.config import BUILDER
@@ -36,6 +37,7 @@ _TEXT = "Ballast goes on and on. " * 8
 _SAMPLE_S = 0.25
 _PATIENCE_S = 120.0
 _REPLICAS = 3  # of the configuration
+_ASKED = 500
 _DEAD_S = 2.0  # until the driver has given back what a dead process held
 
 
@@ -255,6 +257,7 @@ class _Bench:
                     kill=True,
                 )
             await self._leak()
+            await self._ledger()
         finally:
             watching.cancel()
         await self._replicas()
@@ -315,6 +318,19 @@ class _Bench:
             )
         finally:
             neighbour.stop()
+
+    async def _ledger(self) -> None:
+        """How long a lease takes: one that is asked for again changes nothing."""
+        ledger = LedgerClient()
+        leases = tuple(await _on_gpu())[:1]
+        took_ms = []
+        for _ in range(_ASKED):
+            began = time.perf_counter()
+            await ledger.reserve(leases)
+            took_ms.append((time.perf_counter() - began) * 1e3)
+        row = {"scenario": "the ledger is asked for a lease", "lease_ms": distribution(took_ms)}
+        self._rows.append(row)
+        self._show(row)
 
     async def _add(
         self, scenario: str, neighbour: NeighbourProcess, outcome: str, serving: int, **more: Any

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime.client.connection import attach
 from runtime.errors import DaemonUnavailable
-from runtime.memory.ledger import ACTOR, NAMESPACE, Snapshot
+from runtime.memory.ledger import ACTOR, NAMESPACE, Lease, Refusal, Snapshot, Terms
 from runtime.settings import Settings
 
 _ANSWER_S = 10.0
@@ -22,6 +22,11 @@ class LedgerClient:
         """The ledger as it stands."""
         snapshot: Snapshot = await self._call("snapshot")
         return snapshot
+
+    async def reserve(self, wanted: tuple[Lease, ...]) -> Refusal | Terms:
+        """Lease what a replica wants; what it has already is granted again."""
+        answer: Refusal | Terms = await self._call("reserve", wanted)
+        return answer
 
     async def hold(self, name: str) -> bool:
         """Hold, for five seconds more; True once nothing loads any more."""
