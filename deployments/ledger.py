@@ -13,11 +13,11 @@ import pickle
 from typing import Any
 
 import ray
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deployments.placeholder import withhold
+from deployments.placeholder import give_back, withhold
 from runtime.errors import LeaseExceeded, MemoryUnknown
 from runtime.memory.device import DeviceMemory, Unknown, devices, read
 from runtime.memory.history import History, Measured
@@ -218,6 +218,17 @@ class MemoryLedger:
         """Go on."""
         self._ledger.unhold(name)
         self._tell()
+
+    async def dissolve(self) -> bool:
+        """Forget everything and hold nothing back in Ray, unless somebody still has a lease."""
+        await self._bury()
+        if self._ledger.leases:
+            return False
+        for loop in self._loops:
+            loop.cancel()
+        give_back()
+        _internal_kv_del(_STORE, namespace=NAMESPACE)
+        return True
 
     async def snapshot(self) -> Snapshot:
         """The ledger as it stands."""

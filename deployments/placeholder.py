@@ -69,6 +69,13 @@ def withhold(node: str, plans: Sequence[DevicePlan]) -> None:
             logger.warning("Ray has no room on node %s for %s", node, bundle)
 
 
+def give_back() -> None:
+    """Take nothing out of Ray's count any more, on any node."""
+    for group in placement_group_table().values():
+        if group["name"].startswith(f"{_PREFIX}/") and group["state"] != "REMOVED":
+            remove_placement_group(get_placement_group(group["name"]))
+
+
 def _take(node: str, name: str, bundle: dict[str, float]) -> PlacementGroup:
     return placement_group(
         [bundle],

@@ -302,6 +302,10 @@ import sys, ray
 context = ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1],
                    log_to_driver=False, num_cpus=2)
 print(context.address_info["gcs_address"], flush=True)
+sys.stdin.readline()
+from ray.util import list_named_actors, placement_group_table
+groups = [group["name"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+print([actor["name"] for actor in list_named_actors(all_namespaces=True)], groups, flush=True)
 sys.stdin.read()
 """
     shell |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
@@ -321,5 +325,12 @@ sys.stdin.read()
         assert speech("down", settings=own).code == 0
         assert cluster.poll() is None
         assert speech("voices", settings=own).code == 4
+        assert cluster.stdin is not None
+        cluster.stdin.write("what is left?\n")
+        cluster.stdin.flush()
+        left = cluster.stdout.readline()
+        assert "SERVE" in left  # Serve itself stays
+        assert "ledger" not in left
+        assert "withheld" not in left
     finally:
         cluster.communicate()  # closing its input ends it

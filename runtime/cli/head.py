@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli.room import all_that_fit, lasting_refusals, planned
+from runtime.cli.room import all_that_fit, dissolve_ledger, lasting_refusals, planned
 from runtime.config import (
     APPLICATION,
     ASR_DEPLOYMENT,
@@ -318,6 +318,7 @@ def _stop(applications: list[str], settings: Settings, *, cluster: bool, drain: 
         else:
             for name in applications:
                 serve.delete(name)
+            dissolve_ledger()
         ray.shutdown()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,3 +64,13 @@ def lasting_refusals() -> list[str]:
         for waiting in snapshot.waiting
         if waiting.refusal.lasting and waiting.deployment not in running
     ]
+
+
+def dissolve_ledger() -> None:
+    """End the ledger of a cluster that goes on without us, unless somebody else has a lease."""
+    import ray
+
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):
+        ledger = ray.get_actor(ACTOR, NAMESPACE)
+        if ray.get(ledger.dissolve.remote(), timeout=_LEDGER_S):
+            ray.kill(ledger, no_restart=True)
