@@ -10,12 +10,12 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from deployments.asr import ASR
-from deployments.lease import Allotment
 from deployments.ledger import ensure_ledger
 from deployments.routing import SessionRouter
 from deployments.tts import TTS
 from runtime.config import ASR_DEPLOYMENT, TTS_DEPLOYMENT, SpeechAppArgs, validate
 from runtime.errors import DoesNotFit
+from runtime.memory.claims import Allotment
 from runtime.memory.demands import application_demands, with_resources, with_slots
 from runtime.memory.device import devices, read
 from runtime.memory.history import History

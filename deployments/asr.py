@@ -11,7 +11,7 @@ from typing import Any
 from ray.serve import metrics
 
 from deployments.identity import census, replica_id, replica_info, settle_memory
-from deployments.lease import Allotment, ReplicaMemory
+from deployments.lease import ReplicaMemory
 from deployments.session import Session
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
@@ -28,6 +28,7 @@ from runtime.errors import (
     SessionClosed,
     SpeechError,
 )
+from runtime.memory.claims import Allotment
 from runtime.replica import (
     AbortedStream,
     Acknowledgement,

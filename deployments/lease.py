@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -19,7 +19,7 @@ from deployments.identity import replica_id
 from runtime.admission import Admission
 from runtime.engines import cuda
 from runtime.errors import LedgerUnavailable
-from runtime.memory.claims import Claim
+from runtime.memory.claims import Allotment, Claim
 from runtime.memory.demands import label
 from runtime.memory.device import Bytes, DeviceMemory, Unknown, devices, process_bytes, read
 from runtime.memory.footprint import GIB
@@ -27,7 +27,6 @@ from runtime.memory.ledger import ACTOR, NAMESPACE, Lease, Refusal, Report, Term
 from runtime.memory.meter import Meter
 from runtime.memory.process import peak_beyond_resident, resident_bytes
 from runtime.memory.watch import Pressure, Watch
-from runtime.speech import LoadReport
 
 logger = logging.getLogger("ray.serve")
 
@@ -35,28 +34,6 @@ _LEDGER_S = 10.0  # how long a replica looks for the ledger before it refuses to
 _ASK_AGAIN_S = 1.0  # while it waits for room
 _RETRY_S = 0.2  # while the ledger is being restarted
 _LOOK_S = 0.25  # how often what is available is read
-
-
-@dataclass(frozen=True, slots=True)
-class Allotment:
-    """What the plan gives each replica of a deployment.
-
-    Attributes:
-        claims: What it may hold, of ``gpu`` and of ``host``.
-        signature: What runs, to keep what it measures for the next plan.
-        auto: Whether the plan chose the slots, and the engine may find that it sustains fewer.
-    """
-
-    claims: dict[str, Claim]
-    signature: str
-    auto: bool
-
-    def slots(self, planned: int, load: LoadReport) -> int:
-        """How many slots an engine is given, of those that were planned for it."""
-        if self.auto and load.sustains is not None and load.sustains < planned:
-            logger.warning("%d of %d slots keep real time", load.sustains, planned)
-            return max(1, load.sustains)
-        return planned
 
 
 class ReplicaMemory:

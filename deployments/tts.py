@@ -14,13 +14,14 @@ from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
 from deployments.identity import census, replica_id, replica_info, settle_memory
-from deployments.lease import Allotment, ReplicaMemory
+from deployments.lease import ReplicaMemory
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
 from runtime.config import TtsArgs, TtsUserConfig, validate
 from runtime.engines import make_synthesizer
 from runtime.engines.cuda import as_engine_error
 from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost, SpeechError, StreamStalled
+from runtime.memory.claims import Allotment
 from runtime.replica import (
     AbortedStream,
     Census,

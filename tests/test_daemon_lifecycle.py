@@ -304,7 +304,8 @@ context = ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.readline()
 from ray.util import list_named_actors, placement_group_table
-groups = [group["name"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+table = placement_group_table().values()
+groups = [group["name"] for group in table if group["state"] != "REMOVED"]
 print([actor["name"] for actor in list_named_actors(all_namespaces=True)], groups, flush=True)
 sys.stdin.read()
 """

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.memory.device import Kind
 from runtime.memory.footprint import GIB, Footprint
+from runtime.speech import LoadReport
+
+logger = logging.getLogger("ray.serve")
 
 CONTEXT = round(0.6 * GIB)
 """Bytes of a CUDA context, which no allocator counts: 610 MiB were measured on an H100."""
@@ -96,3 +100,25 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
         state=sum(count * footprint.state_per_slot for footprint, count in parts),
         host=0 if kind == "discrete" else process,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """What the plan gives each replica of a deployment.
+
+    Attributes:
+        claims: What it may hold, of ``gpu`` and of ``host``.
+        signature: What runs, to keep what it measures for the next plan.
+        auto: Whether the plan chose the slots, and the engine may find that it sustains fewer.
+    """
+
+    claims: dict[str, Claim]
+    signature: str
+    auto: bool
+
+    def slots(self, planned: int, load: LoadReport) -> int:
+        """How many slots an engine is given, of those that were planned for it."""
+        if self.auto and load.sustains is not None and load.sustains < planned:
+            logger.warning("%d of %d slots keep real time", load.sustains, planned)
+            return max(1, load.sustains)
+        return planned
