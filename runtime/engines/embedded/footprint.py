@@ -5,9 +5,8 @@ characters of words at half speed, moonshine and whisper with more speech pushed
 stream than it may hold undecoded. Figures are the peak of resident memory over what the
 process held before ``load``, libraries and onnxruntime's arenas included, plus 15 %.
 
-Hibari's need grows by 7 MB with each second of audio in a piece, and numbers written in
-digits become nine times as many sounds: one piece of 300 digits took 1.9 GB. The figure
-covers words, not that.
+Hibari's need grows by 7 MB with each second of audio that is made at once; the engine cuts
+what it pronounces at 400 phonemes, as digits become nine times as many of them.
 """
 
 from __future__ import annotations

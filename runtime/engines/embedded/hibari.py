@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 24_000
 _CHUNK_SAMPLES = SAMPLE_RATE // 2  # half a second a message: few messages, a small first one
 _MAX_PIECE_CHARS = 300  # Hibari cuts at 400 phonemes, mid-clause; cut earlier, at a clause
+# Where it finds no clause it does not cut: 300 digits are 911 phonemes, and memory grows with
+# their square.
+_MAX_PHONEMES = 400
+_SLOWEST = 0.5  # pace; half of it is twice the audio, and the memory
 
 
 class HibariSynthesizer:
@@ -47,7 +51,7 @@ class HibariSynthesizer:
             voices=(Voice("heart", ("en",), "American English, female"),),
             sample_rate=SAMPLE_RATE,
             streaming=False,
-            speed=(0.5, 2.0),
+            speed=(_SLOWEST, 2.0),
             seed=True,
             raw_text=False,  # numbers are read by its own grapheme-to-phoneme step, always
             slots=positive("slots", slots),
@@ -78,10 +82,15 @@ class HibariSynthesizer:
         )
 
     async def exercise(self) -> None:
-        """Speak the longest piece; all slots share one model, which speaks one at a time."""
-        words = "Exercise makes memory peak. " * _MAX_PIECE_CHARS
-        longest = TextChunk(0, words[:_MAX_PIECE_CHARS], 0, _MAX_PIECE_CHARS)
-        await self._worker.run(self._speak, longest, 1.0, 0)
+        """Speak as many phonemes as it ever does at once; all slots share one model."""
+        await self._worker.run(self._exercise)
+
+    def _exercise(self) -> None:
+        if self._model is None:
+            raise RuntimeError("exercise() was called before load()")
+        (word,) = self._model.phonemize("exercise")
+        longest = f"{word} " * _MAX_PHONEMES
+        self._model.from_ids(self._model.ids(longest[:_MAX_PHONEMES]), _SLOWEST, None)
 
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         """Speak; see ``Synthesizer.synthesize``."""
@@ -113,7 +122,8 @@ class HibariSynthesizer:
         rng = np.random.default_rng([seed, chunk.index])
         parts = [
             self._model.from_ids(self._model.ids(phonemes), speed, rng)
-            for phonemes in self._model.phonemize(chunk.text)
+            for sentence in self._model.phonemize(chunk.text)
+            for phonemes in at_most(sentence, _MAX_PHONEMES)
         ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
@@ -121,3 +131,14 @@ class HibariSynthesizer:
         """Free the model."""
         self._worker.close()
         self._model = None
+
+
+def at_most(phonemes: str, limit: int) -> list[str]:
+    """Cut phonemes into parts of at most ``limit``, between words where there are any."""
+    parts = []
+    while len(phonemes) > limit:
+        cut = phonemes.rfind(" ", 1, limit + 1)
+        cut = limit if cut < 0 else cut
+        parts.append(phonemes[:cut])
+        phonemes = phonemes[cut:].lstrip(" ")
+    return [*parts, phonemes] if phonemes else parts
