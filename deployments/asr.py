@@ -104,6 +104,8 @@ class ASR:
             await engine.exercise()
             slots = self._allotment.slots(engine.capabilities.slots, load)
             admission = Admission(slots, f"{mode} recognition", self._limits())
+            if self._draining_since is not None:
+                admission.close(_STOPPING)
             self._engines[mode] = _Loaded(args.engine, engine, load, admission)
         return tuple(loaded.admission for loaded in self._engines.values())
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,17 +14,18 @@ import ray
 from ray import serve
 from ray.serve import metrics
 
-from deployments.identity import replica_id
+from deployments.held import own_devices, peak_of_host, release_all, release_caches
+from deployments.identity import replica_id, settle_memory
 from runtime.admission import Admission
 from runtime.engines import cuda
 from runtime.errors import LedgerUnavailable
-from runtime.memory.claims import Allotment, Claim
+from runtime.memory import process
+from runtime.memory.claims import Allotment
 from runtime.memory.demands import label
-from runtime.memory.device import Bytes, DeviceMemory, Unknown, devices, process_bytes, read
+from runtime.memory.device import Bytes, Unknown, devices, process_bytes, read
 from runtime.memory.footprint import GIB
 from runtime.memory.ledger import ACTOR, NAMESPACE, Lease, Refusal, Report, Terms, Word
 from runtime.memory.meter import Meter
-from runtime.memory.process import peak_beyond_resident, resident_bytes
 from runtime.memory.watch import Pressure, Watch
 
 logger = logging.getLogger("ray.serve")
@@ -33,6 +33,7 @@ logger = logging.getLogger("ray.serve")
 _LEDGER_S = 10.0  # how long a replica looks for the ledger before it refuses to load
 _ASK_AGAIN_S = 1.0  # while it waits for room
 _RETRY_S = 0.2  # while the ledger is being restarted
+_STREAMS_S = 5.0  # how long streams may take to end when a replica parks
 _LOOK_S = 0.25  # how often what is available is read
 
 
@@ -65,7 +66,7 @@ class ReplicaMemory:
         self._load = load
         self._unload = unload
         self._admissions: tuple[Admission, ...] = ()
-        self._devices = _own_devices(allotment.claims)
+        self._devices = own_devices(allotment.claims)
         here = ray.get_runtime_context()
         self._leases = tuple(
             Lease(
@@ -79,11 +80,13 @@ class ReplicaMemory:
             for where, claim in allotment.claims.items()
         )
         self._meters = {device.key: Meter(device) for device in self._devices.values()}
+        self._reporting = {device.key: Meter(device) for device in self._devices.values()}
         self._watches: dict[str, Watch] = {}
         self._terms: Terms | None = None
         self._holds: tuple[str, ...] = ()
         self._cap: int | None = None  # of torch's allocator, in bytes
         self._broken: Exception | None = None
+        self._changing = False  # parks, or comes back
         self._tasks: list[asyncio.Task[None]] = []
         self._pressure = metrics.Gauge(
             "speech_memory_pressure",
@@ -127,16 +130,28 @@ class ReplicaMemory:
         for lease in self._leases:
             if lease.claim.context:
                 await asyncio.to_thread(self._cap_allocator, lease.claim.allocator)
-        self._admissions = tuple(await self._load())
+        process.forget_peak()
+        cuda.forget_peak()
+        try:
+            self._admissions = tuple(await self._load())
+        except Exception as failure:
+            if not cuda.is_out_of_memory(failure):
+                raise
+            lease = next((x for x in self._leases if x.claim.context), self._leases[0])
+            raise await self._ask("overran", lease.replica, lease.device) from failure
+        self.parked = False
         measured = []
         for where, lease in zip(self._devices, self._leases, strict=True):
             found = await asyncio.to_thread(self._measure, where)
             size = None if isinstance(found, Unknown) else found
             if isinstance(found, Unknown):
                 logger.warning("%s is not measured: %s", lease.device[1], found.reason)
-            if lease.claim.context:  # what is outside of the allocator is no estimate any more
-                outside = self._gpu_bytes() - cuda.allocator_reserved()
-                self._cap_allocator(lease.claim.total - lease.claim.host - outside)
+            if lease.claim.context:
+                held = await asyncio.to_thread(self._driver_bytes)
+                if not isinstance(held, Unknown):
+                    # What is outside of the allocator is no estimate any more.
+                    outside = held - cuda.allocator_reserved()
+                    self._cap_allocator(lease.claim.total - lease.claim.host - outside)
             arguments = (lease.replica, lease.device, size, self._signature)
             error = await self._ask("measured", *arguments)
             if error is not None:
@@ -153,7 +168,7 @@ class ReplicaMemory:
         held = self._gpu_bytes() if where == "gpu" else 0
         if self._devices[where].kind == "discrete":
             return held
-        host = _peak_of_host()
+        host = peak_of_host()
         return host if isinstance(host, Unknown) else held + host
 
     def _gpu_bytes(self) -> int:
@@ -161,13 +176,16 @@ class ReplicaMemory:
         claim = self._leases[list(self._devices).index("gpu")].claim
         if not claim.context:
             return 0  # on unified memory, without anything that uses the GPU
-        key = self._devices["gpu"].key
-        own = next(device for device in devices(read()) if device.key == key)
-        held = process_bytes(own, os.getpid())
+        held = self._driver_bytes()
         if isinstance(held, Unknown):
             # The allocator's count is exact; a context's size is an estimate.
             return cuda.allocator_peak() + claim.context
         return held
+
+    def _driver_bytes(self) -> Bytes:
+        key = self._devices["gpu"].key
+        own = next(device for device in devices(read()) if device.key == key)
+        return process_bytes(own, os.getpid())
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         """Call the ledger, through its restarts.
@@ -200,9 +218,11 @@ class ReplicaMemory:
                 leases = self._leases
                 if self.parked:
                     leases = tuple(replace(lease, state="parked") for lease in leases)
-                word: Word = await self._ask("keep", leases, report, known)
+                # Whoever frees or loads now does not hold still, whatever it was told.
+                heard = -1 if self._changing else known
+                word: Word = await self._ask("keep", leases, report, heard)
+                await asyncio.to_thread(self._hold_still, word.holds)
                 known = word.number
-                self._hold_still(word.holds)
                 told = False
             except Exception as error:  # serving goes on without a ledger; loading does not
                 if not told:
@@ -216,14 +236,20 @@ class ReplicaMemory:
             size = self._measure(where)
             if not isinstance(size, Unknown):
                 held[device.key] = size
-        available = {key: meter.read() for key, meter in self._meters.items()}
+        available = {key: meter.read() for key, meter in self._reporting.items()}
         known = {key: size for key, size in available.items() if not isinstance(size, Unknown)}
         return Report(held, known, int(self._worst()))
 
     def _hold_still(self, holds: tuple[str, ...]) -> None:
-        """While somebody starts beside us, the allocator neither grows nor gives back."""
+        """While somebody starts beside us, the device's free memory does not change by us.
+
+        The allocator takes all of its lease, so that requests find what they need in its cache.
+        """
         if bool(holds) != bool(self._holds) and self._cap is not None and not self.parked:
-            cuda.cap_allocator(cuda.allocator_reserved() if holds else self._cap)
+            if holds:
+                cuda.fill_cache(self._cap)
+            else:
+                cuda.release_cached()
         self._holds = holds
 
     def _worst(self) -> Pressure:
@@ -233,11 +259,11 @@ class ReplicaMemory:
         before = Pressure.NONE
         while True:
             await asyncio.sleep(_LOOK_S)
-            for key, watch in self._watches.items():
-                pressure = watch.update(self._meters[key].read())
-                self._pressure.set(int(pressure), tags={"device": key})
-            now = self._worst()
             try:
+                for key, watch in self._watches.items():
+                    pressure = watch.update(self._meters[key].read())
+                    self._pressure.set(int(pressure), tags={"device": key})
+                now = self._worst()
                 await self._yield_to(now, changed=now != before)
             except LedgerUnavailable as error:  # it asks again at its next look
                 logger.warning("%s", error)
@@ -257,8 +283,8 @@ class ReplicaMemory:
         if changed and pressure:
             await asyncio.to_thread(release_caches)
         if pressure is Pressure.HARD and not self.parked:
-            lasted = max(w.seconds for w in self._watches.values() if w.pressure is Pressure.HARD)
-            if lasted >= self._terms.park_after_s:
+            lasting = [w.below_hard_s for w in self._watches.values()]
+            if any(s is not None and s >= self._terms.park_after_s for s in lasting):
                 await self._park()
         elif pressure is Pressure.NONE and self.parked:
             await self._come_back()
@@ -288,53 +314,42 @@ class ReplicaMemory:
         self.parked = True
         for admission in self._admissions:
             admission.pause(f"Parked. {why}", self._terms.clear_s, everybody=True)
-        await self._unload(f"The replica parked. {why}")
-        await asyncio.to_thread(release_caches)
-        await self._ask("park", self._replica)
+        self._changing = True
+        try:
+            await self._unload(f"The replica parked. {why}")
+            await self._streams_gone()
+            await asyncio.to_thread(release_all)
+            await self._ask("park", self._replica)
+        finally:
+            self._changing = False
+
+    async def _streams_gone(self) -> None:
+        """Return once no stream holds on to an engine, or after a while."""
+        deadline = asyncio.get_running_loop().time() + _STREAMS_S
+        while any(admission.taken for admission in self._admissions):
+            if asyncio.get_running_loop().time() > deadline:
+                logger.warning("streams that were told to end hold on to their engine")
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def _come_back(self) -> None:
         """Load again if the ledger lets us; else stay parked and ask again at the next look."""
         fresh = tuple(replace(lease, state="loading", measured=None) for lease in self._leases)
         if isinstance(await self._ask("reserve", fresh), Refusal):
             return
-        self._leases = fresh
-        await self._load_within_lease()
-        self.parked = False
+        self._changing = True
+        try:
+            self._leases = fresh
+            await self._load_within_lease()
+            settle_memory()
+        except BaseException:
+            self.parked = True
+            with suppress(Exception):
+                await self._unload("The engines could not be loaded again.")
+                await self._ask("park", self._replica)
+            raise
+        finally:
+            self._changing = False
+        holds, self._holds = self._holds, ()  # one that began meanwhile
+        await asyncio.to_thread(self._hold_still, holds)
         logger.warning("memory is there again: loaded and serving")
-
-
-def release_caches() -> None:
-    """Give back what is cached and not in use: torch's blocks, and the C heap's free pages."""
-    cuda.release_cached()
-    with suppress(OSError, AttributeError):  # a C library without it
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _peak_of_host() -> Bytes:
-    resident, beyond = resident_bytes(os.getpid()), peak_beyond_resident(os.getpid())
-    if resident is None or beyond is None:
-        return Unknown("/proc does not tell what this process holds")
-    return resident + beyond
-
-
-def _own_devices(claims: Mapping[str, Claim]) -> dict[str, DeviceMemory]:
-    """The devices that this replica was given, for each of its claims.
-
-    Raises:
-        LedgerUnavailable: It claims a part of a GPU and was given none.
-    """
-    here = {device.key: device for device in devices(read())}
-    own = {}
-    for where in claims:
-        if where == "host":
-            own[where] = here["host"]
-            continue
-        given = ray.get_gpu_ids()
-        key = f"cuda:{given[0]}" if given else "none"
-        if key not in here:
-            raise LedgerUnavailable(
-                f"This replica claims a part of a GPU, and Ray gave it {given or 'none'}; devices "
-                f"here: {', '.join(here)}. Let build_app set num_gpus."
-            )
-        own[where] = here[key]
-    return own

@@ -44,7 +44,8 @@ logger = logging.getLogger("ray.serve")
 _ROUND_S = 1.0  # how often it looks who has died
 _NODES_S = 5.0  # how often it looks for nodes that have joined
 _WORD_S = 5.0  # how long a replica waits for news before it reports again
-_TURN_S = 2.0  # between one deployment's turn to park and the next one's
+_TURN_S = 4.0  # between one deployment's turn to park and the next one's
+_LAST_ROUNDS = 5
 _STORE = b"speech-memory-leases"
 
 
@@ -96,6 +97,8 @@ class MemoryLedger:
         self._reports: dict[str, Report] = {}
         self._parked_since: dict[str, float] = {}
         self._written = b""
+        self._heard: dict[str, int] = {}  # the last news that each replica has acted upon
+        self._withholding = asyncio.Lock()
         self._number = 0
         self._changed = asyncio.Event()
         self._holds: tuple[str, ...] = ()
@@ -111,9 +114,11 @@ class MemoryLedger:
         )
         self._counted: dict[str, int] = {}
         if (stored := _internal_kv_get(_STORE, namespace=NAMESPACE)) is not None:
-            policy, leases = pickle.loads(stored)
+            policy, leases, holds = pickle.loads(stored)
             for lease in leases:
                 self._ledger.adopt(lease)
+            for name in holds:  # whoever holds has five seconds to say so again
+                self._ledger.hold(name)
             self._configure(policy)
         loop = asyncio.get_running_loop()
         self._loops = [loop.create_task(self._look_after(self._bury, _ROUND_S))]
@@ -124,6 +129,9 @@ class MemoryLedger:
         if not self._configured.is_set() or policy not in (MemoryPolicy(), self._policy):
             self._configure(policy)
             self._write()
+        async with self._withholding:
+            plans = [plan for device, plan in self._plans.items() if device[0] == self._node]
+            await asyncio.to_thread(withhold, self._node, plans)
 
     def _configure(self, policy: MemoryPolicy) -> None:
         self._policy = policy
@@ -131,14 +139,13 @@ class MemoryLedger:
         self._configured.set()
 
     def _plan_node(self, node: str, found: tuple[DeviceMemory, ...]) -> None:
-        """Budgets of a node's devices, and the placeholder for what is not ours."""
+        """Budgets of a node's devices; the placeholder for what is not ours comes after."""
         sharing = share_out(pools_of(found), self._policy, ())
         for device, plan in zip(found, sharing.devices, strict=True):
             self._plans[node, device.key] = plan
             self._ledger.set_budget((node, device.key), plan.budget)
             if node == self._node:
                 self._meters[node, device.key] = Meter(device)
-        withhold(node, sharing.devices)
 
     # --- replicas
 
@@ -148,12 +155,13 @@ class MemoryLedger:
         for device, meter in self._meters.items():
             if not isinstance(free := meter.read(), Unknown):
                 available[device] = free
-        refusal = self._ledger.reserve(wanted, available)
+        floors = self._policy.floors
+        stay = {device: floors.soft(plan.pool.kind) for device, plan in self._plans.items()}
+        refusal = self._ledger.reserve(wanted, available, stay)
         self._write()
         if refusal is not None:
             return refusal
         self._parked_since.pop(wanted[0].replica, None)
-        floors = self._policy.floors
         kinds = {lease.device[1]: self._plans[lease.device].pool.kind for lease in wanted}
         return Terms(
             {key: (floors.soft(kind), floors.hard(kind)) for key, kind in kinds.items()},
@@ -181,6 +189,10 @@ class MemoryLedger:
             self._write()
         return None
 
+    async def overran(self, replica: str, device: Device) -> LeaseExceeded:
+        """A replica could not even load within its lease; returns what it is to raise."""
+        return self._ledger.overran(replica, device)
+
     async def keep(self, leases: tuple[Lease, ...], report: Report, known: int) -> Word:
         """A replica's report; answers when there is news beyond number ``known``, or in 5 s.
 
@@ -190,8 +202,11 @@ class MemoryLedger:
             self._ledger.adopt(lease)
             if lease.device[1] in report.held:
                 self._ledger.report(lease.replica, lease.device, report.held[lease.device[1]])
+            if lease.state == "parked":
+                self._ledger.parked_already(lease.replica)
         if leases:
             self._reports[leases[0].replica] = report
+            self._heard[leases[0].replica] = known
         if known == self._number:
             try:
                 async with asyncio.timeout(_WORD_S):
@@ -209,20 +224,28 @@ class MemoryLedger:
     # --- operators
 
     async def hold(self, name: str) -> bool:
-        """Lease nothing for the next five seconds; True once nothing loads any more."""
+        """Lease nothing for the next five seconds; True once nobody loads and all have heard."""
         self._ledger.hold(name)
         self._tell()
-        return self._ledger.still
+        self._write()
+        return self._ledger.still and all(
+            self._heard.get(lease.replica) == self._number for lease in self._ledger.leases
+        )
 
     async def unhold(self, name: str) -> None:
         """Go on."""
         self._ledger.unhold(name)
         self._tell()
+        self._write()
 
     async def dissolve(self) -> bool:
         """Forget everything and hold nothing back in Ray, unless somebody still has a lease."""
-        await self._bury()
-        if self._ledger.leases:
+        for _ in range(_LAST_ROUNDS):  # the cluster may not know yet who has just ended
+            await self._bury()
+            if not self._ledger.owners:
+                break
+            await asyncio.sleep(_ROUND_S)
+        else:
             return False
         for loop in self._loops:
             loop.cancel()
@@ -292,6 +315,7 @@ class MemoryLedger:
             self._ledger.release(replica)
             self._reports.pop(replica, None)
             self._parked_since.pop(replica, None)
+            self._heard.pop(replica, None)
         if dead:
             self._write()
         self._tell()
@@ -310,6 +334,9 @@ class MemoryLedger:
             try:
                 found = await look.options(scheduling_strategy=there).remote()
                 self._plan_node(node, found)
+                plans = [plan for device, plan in self._plans.items() if device[0] == node]
+                async with self._withholding:
+                    await asyncio.to_thread(withhold, node, plans)
             except MemoryUnknown as error:
                 logger.error("nothing is leased on node %s: %s", node, error)
 
@@ -322,7 +349,7 @@ class MemoryLedger:
             self._changed = asyncio.Event()
 
     def _write(self) -> None:
-        state = pickle.dumps((self._policy, self._ledger.leases))
+        state = pickle.dumps((self._policy, self._ledger.leases, self._ledger.holds))
         if state != self._written:
             _internal_kv_put(_STORE, state, overwrite=True, namespace=NAMESPACE)
             self._written = state

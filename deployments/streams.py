@@ -61,8 +61,10 @@ async def until_left(
                 if not upcoming.done():
                     upcoming.cancel()
                     await asyncio.wait({upcoming})
-            if upcoming.cancelled():
-                assert failure is not None
+            if failure is not None and failure.done():
+                # Before what the engine says of it: an engine that is being closed ends or fails.
+                if not upcoming.cancelled():
+                    upcoming.exception()  # seen
                 failure.result()
             item = upcoming.result()
             if item is None:

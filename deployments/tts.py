@@ -47,15 +47,22 @@ class _Lead:
         self._timeout_s = timeout_s
         self._read = 0
         self._moved = asyncio.Event()
+        self._nudged = False
 
     def advance(self, read: int) -> None:
         """The reader has taken ``read`` samples in all."""
         self._read = max(self._read, read)
         self._moved.set()
 
+    def nudge(self) -> None:
+        """Wait no longer: the utterance is over."""
+        self._nudged = True
+        self._moved.set()
+
     async def wait_for_reader(self, produced: int) -> None:
-        """Return once no more than ``limit`` of the ``produced`` samples are unread."""
-        while produced - self._read > self.limit:
+        """Return once no more than ``limit`` of the ``produced`` samples are unread, or nudged."""
+        self._nudged = False
+        while produced - self._read > self.limit and not self._nudged:
             self._moved.clear()
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -76,6 +83,7 @@ class TTS:
         self._name = args.engine
         self._args = args
         self._allotment = allotment
+        self._draining = False
         self._config = TtsUserConfig()
         self._leads: dict[str, _Lead] = {}
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -111,6 +119,8 @@ class TTS:
         await self._engine.exercise()
         slots = self._allotment.slots(self._engine.capabilities.slots, self._load)
         self._admission = Admission(slots, "synthesis", self._limits())
+        if self._draining:
+            self._admission.close(_STOPPING)
         return (self._admission,)
 
     async def _unload_engine(self, reason: str) -> None:
@@ -124,6 +134,8 @@ class TTS:
         if not self._stopped.done():
             self._stopped.set_exception(error)
             self._stopped.exception()  # seen: there may be nobody left to be told
+        for lead in self._leads.values():
+            lead.nudge()
 
     def _limits(self) -> Limits:
         return Limits(self._config.max_waiting, self._config.max_wait_s)
@@ -166,6 +178,7 @@ class TTS:
         Returns:
             How many are left.
         """
+        self._draining = True
         self._admission.close(_STOPPING)
         if abort:
             self._stop_all(DaemonUnavailable(_STOPPING))
@@ -246,7 +259,9 @@ class TTS:
         queued_s: float,
         abort: Abort,
     ) -> AsyncGenerator[SynthesisStarted | AudioChunk, None]:
-        rate = self._engine.capabilities.sample_rate
+        # Those of now: while the first item is on its way the replica may park.
+        engine, stopped = self._engine, self._stopped
+        rate = engine.capabilities.sample_rate
         lead = _Lead(round(self._config.lead_s * rate), self._config.stall_timeout_s)
         self._leads[stream_id] = lead
         self._active.set(len(self._leads))
@@ -262,7 +277,7 @@ class TTS:
                 replica_id(),
                 queued_s,
             )
-            chunks = until_left(self._engine.synthesize(request), abort, self._stopped)
+            chunks = until_left(engine.synthesize(request), abort, stopped)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     made = chunk.next_sample

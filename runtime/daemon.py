@@ -231,6 +231,11 @@ def running_daemon(settings: Settings) -> DaemonRecord:
     return record
 
 
+def is_starting(settings: Settings) -> bool:
+    """Whether a daemon holds the state folder that has not left its record yet."""
+    return read_record(settings) is None and _is_held(settings)
+
+
 def _is_held(settings: Settings) -> bool:
     """Whether a daemon holds the state folder; unlike a process id, a lock is never reused."""
     try:

@@ -319,7 +319,7 @@ class Synthesizer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Free everything; calls that are still running fail."""
+        """Free everything, and return once it is free; calls that are still running fail."""
         ...
 
 
@@ -396,5 +396,5 @@ class Recognizer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Free everything; calls that are still running fail."""
+        """Free everything, and return once it is free; calls that are still running fail."""
         ...

@@ -81,16 +81,22 @@ def test_devices_are_matched_by_uuid_and_keep_nvmls_order(drive: Any) -> None:
     assert [each.integrated for each in read] == [False, True]
 
 
-def test_a_device_that_cuda_is_kept_from_says_so(
+def test_a_device_that_is_hidden_from_cuda_is_not_counted_and_the_others_keep_their_index(
     drive: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = Gpu(1), Gpu(2, total=20)
     drive(FakeCuda([second]), FakeNvml([first, second]))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    hidden, seen = answered().devices
-    assert "CUDA_VISIBLE_DEVICES is '1'" in str(hidden.integrated)
-    assert hidden.cuda_total == hidden.integrated
-    assert seen.cuda_total == 20
+    (seen,) = answered().devices
+    assert (seen.index, seen.cuda_total) == (1, 20)
+
+
+def test_where_all_gpus_are_hidden_there_are_none(
+    drive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive(FakeCuda([Gpu(1)]), FakeNvml([Gpu(1)]))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "hides the GPUs" in str(read_driver())
 
 
 def test_a_device_that_only_cuda_has_comes_after_nvmls(drive: Any) -> None:
@@ -127,10 +133,10 @@ def test_cuda_alone_gives_totals_and_says_that_nvml_failed(drive: Any) -> None:
 def test_nvml_alone_gives_memory_and_says_that_cuda_failed(
     drive: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     drive(FakeCuda([], init=NO_DEVICE), FakeNvml([Gpu(3)]))
     read = answered()
-    assert read.cuda == "cuInit: CUDA_ERROR_NO_DEVICE (CUDA_VISIBLE_DEVICES is '')"
+    assert read.cuda == "cuInit: CUDA_ERROR_NO_DEVICE (CUDA_VISIBLE_DEVICES is '7')"
     (device,) = read.devices
     assert device.integrated == device.cuda_total == f"CUDA: {read.cuda}"
     assert isinstance(device.memory, NvmlMemory)

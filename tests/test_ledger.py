@@ -303,3 +303,31 @@ def test_a_restarted_ledger_takes_over_leases_and_keeps_what_it_knows_better() -
     ledger.adopt(lease(gib=8))
     assert [held.state for held in ledger.leases] == ["serving"]
     assert refused(ledger.reserve([lease("ASR#1", 3)])).reason == "full"
+
+
+def test_who_would_live_below_a_floor_is_not_granted_what_is_there() -> None:
+    ledger = make()
+    wanted = [lease("a", 4)]
+    refusal = refused(ledger.reserve(wanted, {CARD: 5 * GIB}, {CARD: 2 * GIB}))
+    assert (refusal.reason, refusal.lasting) == ("unavailable", False)
+    assert ledger.reserve(wanted, {CARD: 6 * GIB}, {CARD: 2 * GIB}) is None
+
+
+def test_who_could_not_load_within_its_claim_is_not_granted_it_again() -> None:
+    ledger = make()
+    assert ledger.reserve([lease("TTS#1", 4)]) is None
+    assert "needed more" in str(ledger.overran("TTS#1", CARD))
+    ledger.release("TTS#1")
+    refusal = refused(ledger.reserve([lease("TTS#2", 4)]))
+    assert (refusal.reason, refusal.lasting) == ("overrun", True)
+    assert ledger.reserve([lease("TTS#2", 5)]) is None
+
+
+def test_a_replica_that_says_it_is_parked_is_believed_unless_it_loads() -> None:
+    ledger = make()
+    ledger.reserve([lease("TTS#1", 4)])
+    ledger.parked_already("TTS#1")
+    assert ledger.leases[0].state == "loading"
+    ledger.measured("TTS#1", CARD, None)
+    ledger.parked_already("TTS#1")
+    assert ledger.leases[0].state == "parked"

@@ -240,6 +240,8 @@ def test_nothing_loads_while_a_neighbour_starts(
 
         (waits,) = half_full.until(held)
         assert url.partition("://")[2] in waits["message"]
+        half_full.in_cluster("ray.kill(ledger, no_restart=False)")  # a hold outlives that
+        (waits,) = half_full.until(held)
         assert not [lease for lease in half_full.leases() if lease["state"] == "serving"]
         neighbour.ready = True  # type: ignore[attr-defined]
         assert holding.wait(30) == 0
@@ -288,6 +290,17 @@ def test_an_engine_that_takes_more_than_it_claims_is_named_with_both_figures(
     assert started.returncode == 3
     assert "had claimed 0.31" in started.stderr or "claims 0.31" in started.stderr
     assert "measured 0." in started.stderr
+
+
+def test_an_engine_that_cannot_load_within_its_claim_is_not_loaded_again_and_again(
+    tmp_path: Path, own: Settings, shell: dict[str, str]
+) -> None:
+    environment = shell | place(own) | {"PYTHONPATH": SUPPORT}
+    config = document(4.0, claims_mib=64, holds_mib=-1)
+    config["applications"][0]["deployments"] = []
+    started = start(tmp_path, environment, config)
+    assert started.returncode == 3
+    assert "claims 0.31 GiB" in started.stderr
 
 
 def test_a_configuration_without_room_for_one_replica_does_not_start(

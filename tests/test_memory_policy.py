@@ -24,8 +24,8 @@ def test_defaults_follow_the_kind_of_device() -> None:
     default = MemoryPolicy()
     assert [default.host_reserve(kind) / GIB for kind in KINDS] == [8, 0.5, 1.5]
     assert [default.headroom(kind) / GIB for kind in KINDS] == [4, 0, 0]
-    assert [default.floors.soft(kind) / GIB for kind in KINDS] == [4, 0.5, 0.5]
-    assert [default.floors.hard(kind) / GIB for kind in KINDS] == [2, 0.25, 0.25]
+    assert [default.floors.soft(kind) / GIB for kind in KINDS] == [4, 0.25, 0.5]
+    assert [default.floors.hard(kind) / GIB for kind in KINDS] == [2, 0.125, 0.25]
     assert default.priority == ("TTS", "ASR")
 
 

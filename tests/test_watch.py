@@ -90,17 +90,20 @@ def test_what_is_unknown_changes_nothing() -> None:
     assert watched.after(0, 9) is NONE
 
 
-def test_seconds_count_since_the_pressure_last_changed() -> None:
+def test_time_below_the_hard_floor_ends_at_once_though_the_pressure_lasts() -> None:
     watched = Watched()
     watched.after(7, 9)
-    assert watched.watch.seconds == 7
+    assert watched.watch.below_hard_s is None
     watched.after(1, 1)
+    assert watched.watch.below_hard_s == 0
     watched.after(3, 0)
-    watched.after(2, 3)
-    assert watched.watch.seconds == 5
-    watched.after(30, 3)
-    watched.now += 4
-    assert (watched.watch.pressure, watched.watch.seconds) == (SOFT, 4)
+    assert watched.watch.below_hard_s == 3
+    watched.after(1, None)
+    assert watched.watch.below_hard_s == 4
+    watched.after(1, 3)
+    assert (watched.watch.pressure, watched.watch.below_hard_s) == (HARD, None)
+    watched.after(1, 1)
+    assert watched.watch.below_hard_s == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6) | st.none()), max_size=60))

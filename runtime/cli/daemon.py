@@ -57,9 +57,8 @@ def up(
     def report(progress: Progress) -> None:
         notes.print(f"[green]ready[/]  {progress.what}  [dim]{progress.seconds:.1f} s[/]")
 
-    def warn(table: str) -> None:
-        notes.print("[yellow]not all replicas fit[/]; starting those that do")
-        notes.print(table, markup=False, soft_wrap=True)
+    def warn(shortage: str) -> None:
+        notes.print(f"[yellow]memory[/]  {escape(shortage)}", soft_wrap=True)
 
     label = config_label(path)
     notes.print(f"speech-runtime: starting {label} ({_engines(document, path)})")

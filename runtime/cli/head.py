@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli.room import all_that_fit, dissolve_ledger, lasting_refusals, planned
+from runtime.cli.room import all_that_fit, dissolve_ledger, planned, waiting_replicas
 from runtime.config import (
     APPLICATION,
     ASR_DEPLOYMENT,
@@ -94,7 +94,7 @@ def running(
         settings: Where its files are.
         address: A Ray cluster to deploy into instead of starting one.
         on_progress: Told of each step.
-        on_shortage: Told the plan, as a table, if not all replicas have room.
+        on_shortage: Told the plan, as a table, if not all replicas have room, and why one waits.
 
     Raises:
         ConfigError: Serve does not take the configuration.
@@ -133,7 +133,7 @@ def running(
             )
             write_record(settings, record)
             ours = [application.name for application in schema.applications]
-            _deploy(schema, sharing, settings, started, on_progress)
+            _deploy(schema, sharing, settings, started, on_progress, on_shortage)
             record = replace(record, ready_s=round(time.monotonic() - started, 2))
             write_record(settings, record)
             ready = True
@@ -245,6 +245,7 @@ def _deploy(
     settings: Settings,
     started: float,
     on_progress: Callable[[Progress], None],
+    on_shortage: Callable[[str], None],
 ) -> None:
     from ray import serve
     from ray.serve._private.api import serve_start  # the recipe of Ray's own `serve run`
@@ -255,6 +256,7 @@ def _deploy(
     client.deploy_apps(schema, _blocking=False)
     deadline = time.monotonic() + settings.start_timeout_s
     seen: set[str] = set()
+    told: set[str] = set()
     waiting = {application.name for application in schema.applications}
     while waiting:
         applications = serve.status().applications
@@ -265,10 +267,16 @@ def _deploy(
                 waiting.discard(name)
             if application.status == "DEPLOY_FAILED":
                 raise SpeechError(f"The deployment failed.\n{_why(application)}")
-        if refusals := lasting_refusals():
-            raise DoesNotFit("\n".join(refusals))
+        short = waiting_replicas()
+        if lasting := [one.refusal.message for one in short if one.refusal.lasting]:
+            raise DoesNotFit("\n".join(lasting))
+        for message in dict.fromkeys(one.refusal.message for one in short):
+            if message not in told:
+                told.add(message)
+                on_shortage(f"waiting for memory: {message}")
         if time.monotonic() > deadline:
-            reasons = [_why(applications[name]) for name in waiting & applications.keys()]
+            reasons = [one.refusal.message for one in short]
+            reasons += [_why(applications[name]) for name in waiting & applications.keys()]
             raise SpeechError(
                 f"{', '.join(sorted(waiting))}: not ready within {settings.start_timeout_s:g} s.\n"
                 + "\n".join(reasons)

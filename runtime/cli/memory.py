@@ -7,14 +7,14 @@ import http.client
 import os
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import typer
 
 from runtime.cli.output import console, notes, print_json, working
-from runtime.client.ledger import ledger_of
+from runtime.client.ledger import LedgerClient, ledger_of
 from runtime.config import config_label, find_config, read_config
-from runtime.daemon import read_record, running_daemon
+from runtime.daemon import is_starting, read_record, running_daemon
 from runtime.errors import ConfigError, DaemonUnavailable, DoesNotFit, SpeechError
 from runtime.memory import device as devices
 from runtime.memory.demands import demands_of, policy_of
@@ -31,6 +31,7 @@ app = typer.Typer(
 
 _EVERY_S = 1.0  # a hold lapses after five seconds
 _ANSWER_S = 2.0
+_AWAY_S = 15.0  # how long the ledger may not answer before a hold is given up
 
 
 @app.command()
@@ -99,34 +100,47 @@ async def _snapshot() -> Snapshot:
 
 async def _hold(url: str, deadline: float) -> None:
     settings = Settings()
-    try:
-        running_daemon(settings)
-    except DaemonUnavailable:
-        if read_record(settings) is None:
-            notes.print("no daemon runs here: nothing to hold. Waiting for the neighbour ...")
-            await _until(url, deadline)
-            return
-        raise
-    while not running_daemon(settings).ready:
+    if read_record(settings) is None and not is_starting(settings):
+        notes.print("no daemon runs here: nothing to hold. Waiting for the neighbour ...")
+        await _until(url, deadline)
+        return
+    while is_starting(settings) or not running_daemon(settings).ready:
         await _rest(deadline, "the daemon did not become ready")
     async with ledger_of(settings) as ledger:
         name = f"{url.partition('://')[2]} (process {os.getpid()})"
         try:
             while not await ledger.hold(name):
-                await _rest(deadline, "replicas here still load")
+                await _rest(deadline, "replicas here still load, or do not answer")
             notes.print("holding: nothing here loads, frees or grows. Start the neighbour now.")
-            await _until(url, deadline, lambda: ledger.hold(name))
+            renewing = asyncio.create_task(_renew(ledger, name))
+            waiting = asyncio.create_task(_until(url, deadline))
+            try:
+                await asyncio.wait({renewing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                (renewing if renewing.done() else waiting).result()
+            finally:
+                renewing.cancel()
+                waiting.cancel()
         finally:
-            await ledger.unhold(name)
+            with suppress(DaemonUnavailable):
+                await ledger.unhold(name)
 
 
-async def _until(
-    url: str, deadline: float, meanwhile: Callable[[], Awaitable[object]] | None = None
-) -> None:
-    """Return once the URL answers; ``meanwhile`` is called every second."""
+async def _renew(ledger: LedgerClient, name: str) -> None:
+    """Say each second that we still hold; a ledger may be away while it is restarted."""
+    answered = time.monotonic()
+    while True:
+        try:
+            await ledger.hold(name)
+            answered = time.monotonic()
+        except DaemonUnavailable:
+            if time.monotonic() - answered > _AWAY_S:
+                raise
+        await asyncio.sleep(_EVERY_S)
+
+
+async def _until(url: str, deadline: float) -> None:
+    """Return once the URL answers."""
     while not await asyncio.to_thread(_answers, url):
-        if meanwhile is not None:
-            await meanwhile()
         await _rest(deadline, f"{url} did not answer")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from runtime.errors import DoesNotFit
 from runtime.memory.demands import demands_of, label, policy_of
 from runtime.memory.history import History
-from runtime.memory.ledger import ACTOR, NAMESPACE, Snapshot
+from runtime.memory.ledger import ACTOR, NAMESPACE, Snapshot, Waiting
 from runtime.memory.plan import Plan, Pool, plan
 from runtime.memory.table import as_text
 from runtime.settings import Settings
@@ -34,7 +34,7 @@ def planned(
     if not sharing.serves:
         raise DoesNotFit(f"{origin} does not fit.\n{as_text(sharing)}")
     if not sharing.fits:
-        on_shortage(as_text(sharing))
+        on_shortage(f"not all replicas fit; starting those that do\n{as_text(sharing)}")
     return sharing
 
 
@@ -49,8 +49,8 @@ def all_that_fit(name: str, application: Any, sharing: Plan) -> bool:
     )
 
 
-def lasting_refusals() -> list[str]:
-    """Why replicas wait for memory that they will never get."""
+def waiting_replicas() -> list[Waiting]:
+    """Replicas that wait for memory, of deployments of which none serves."""
     import ray
 
     try:
@@ -59,11 +59,7 @@ def lasting_refusals() -> list[str]:
     except (ValueError, ray.exceptions.RayError):
         return []  # it starts with the first application, and may be restarting
     running = {lease.deployment for lease in snapshot.leases if lease.state == "serving"}
-    return [
-        waiting.refusal.message
-        for waiting in snapshot.waiting
-        if waiting.refusal.lasting and waiting.deployment not in running
-    ]
+    return [waiting for waiting in snapshot.waiting if waiting.deployment not in running]
 
 
 def dissolve_ledger() -> None:
@@ -72,5 +68,5 @@ def dissolve_ledger() -> None:
 
     with contextlib.suppress(ValueError, ray.exceptions.RayError):
         ledger = ray.get_actor(ACTOR, NAMESPACE)
-        if ray.get(ledger.dissolve.remote(), timeout=_LEDGER_S):
+        if ray.get(ledger.dissolve.remote(), timeout=4 * _LEDGER_S):
             ray.kill(ledger, no_restart=True)

@@ -5,11 +5,14 @@ Torch is imported here only by ``cap_allocator``, which is called once there is 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
 from runtime.errors import EngineFailed, OutOfMemory
 from runtime.memory.footprint import GIB
+
+_SEGMENT = 2 << 20  # what the allocator rounds large blocks to
 
 
 def cap_allocator(size: int) -> None:
@@ -23,6 +26,28 @@ def cap_allocator(size: int) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     # Torch multiplies again and cuts off: half a byte more keeps the very size.
     torch.cuda.set_per_process_memory_fraction(min(1.0, (size + 0.5) / total), 0)
+
+
+def fill_cache(size: int) -> None:
+    """Let torch's allocator hold ``size`` bytes, the rest of them unused.
+
+    Whatever requests need from now on comes out of that: the device's free memory stays as it is.
+    """
+    torch = _torch_in_use()
+    if torch is None:
+        return
+    rest = size - torch.cuda.memory_reserved(0)
+    rest -= rest % _SEGMENT
+    if rest > 0:
+        with contextlib.suppress(torch.OutOfMemoryError):  # somebody else has it already
+            torch.empty(rest, dtype=torch.uint8, device="cuda")
+
+
+def forget_peak() -> None:
+    """Count the allocator's peak from now on."""
+    torch = _torch_in_use()
+    if torch is not None:
+        torch.cuda.reset_peak_memory_stats(0)
 
 
 def allocator_peak() -> int:
@@ -44,9 +69,16 @@ def release_cached() -> None:
         torch.cuda.empty_cache()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation was refused; torch's own error is known by its name, without torch."""
+    return (
+        isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError"
+    )
+
+
 def as_engine_error(error: Exception, engine: str) -> EngineFailed:
     """The error that the caller of an engine sees for one that came out of its model."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         limit = ""
         torch = _torch_in_use()
         if torch is not None:

@@ -20,6 +20,8 @@ from runtime.errors import EngineFailed, SpeechError, UnknownEngine
 
 T = TypeVar("T")
 
+_END_S = 10.0  # the longest that a piece of work is waited for once its worker is closed
+
 
 @dataclass(slots=True)
 class _Job:
@@ -89,6 +91,11 @@ class ModelWorker:
         """Take no more work; callers whose work waits are told."""
         self._closed = True
         self._jobs.put((-1, 0, None))  # before everything else
+
+    async def finished(self) -> None:
+        """Return once the thread has ended after ``close``, and holds nothing any more."""
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, _END_S)
 
     def _serve(self) -> None:
         while (job := self._jobs.get()[2]) is not None:

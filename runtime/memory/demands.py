@@ -61,6 +61,11 @@ def demands_of(
     """
     found: list[Demand] = []
     arguments = speech_applications(document, origin)
+    if len(arguments) > 1 and (auto := [n for n, args in arguments.items() if _has_auto(args)]):
+        raise ConfigError(
+            f"{origin}: {', '.join(auto)} has `slots: auto` beside another application, of which "
+            "it would know nothing when it is built; give numbers."
+        )
     for application in document["applications"]:
         if application.get("import_path") != BUILDER:
             continue
@@ -113,6 +118,12 @@ def _engine_demand(role: str, engine: SynthesizerArgs | RecognizerArgs) -> Engin
             f"{estimate.slots} slots; leave out one of them."
         )
     return EngineDemand(role, engine.engine, estimate, engine.share, limit)
+
+
+def _has_auto(args: SpeechAppArgs) -> bool:
+    ears = (args.asr.live, args.asr.file) if args.asr is not None else ()
+    chosen = [engine for engine in (args.tts, *ears) if engine is not None]
+    return any(engine.options.get("slots") == AUTO for engine in chosen)
 
 
 def label(application: str, deployment: str) -> str:

@@ -7,9 +7,6 @@ guess.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias
@@ -28,8 +25,6 @@ PROBES = Path(__file__).with_name("probes")
 
 _UNLISTED = 3 * (1 << 30) // 10
 """Used memory that only a process can account for: 0.3 GiB, the size of one CUDA context."""
-
-_CHILD_S = 30.0  # a driver that hangs must not take its caller along
 
 _NO_PROCESSES = (
     "the driver lists no processes; it does not in a container that has its own PID namespace"
@@ -101,29 +96,8 @@ class DeviceMemory:
 
 
 def read() -> Readings:
-    """Read this machine. What cannot be read is a reason in the readings, not an exception.
-
-    Ray hides the GPUs from processes to which it gave none; there a child process looks.
-    """
-    driver = _read_driver_apart() if os.environ.get("CUDA_VISIBLE_DEVICES") == "" else read_driver()
-    return Readings(meminfo=read_meminfo(), cgroups=read_cgroups(), driver=driver)
-
-
-def _read_driver_apart() -> Driver | str:
-    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    look = "import json, runtime.memory.device as d; print(json.dumps(d.read().to_json()))"
-    try:
-        child = subprocess.run(
-            [sys.executable, "-c", look],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_CHILD_S,
-        )
-        return Readings.from_json(json.loads(child.stdout)).driver
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        return f"a child process that looked for GPUs failed: {error}"
+    """Read this machine. What cannot be read is a reason in the readings, not an exception."""
+    return Readings(meminfo=read_meminfo(), cgroups=read_cgroups(), driver=read_driver())
 
 
 def recorded(name_or_path: str) -> Readings:

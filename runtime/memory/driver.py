@@ -15,6 +15,7 @@ from typing import Any
 from runtime.memory.process import process_name
 from runtime.memory.readings import DeviceReading, Driver, NvmlMemory, ProcessReading
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _INTEGRATED = 18  # CU_DEVICE_ATTRIBUTE_INTEGRATED
 
 
@@ -53,9 +54,13 @@ def load_nvml() -> Any:
 def read_driver() -> Driver | str:
     """The driver and its devices in NVML's order, or why neither libcuda nor NVML answers.
 
+    Only those that CUDA_VISIBLE_DEVICES leaves, where CUDA answers: Ray counts no others.
+
     Initialises CUDA in this process: children it forks later cannot use CUDA (those it
     executes can).
     """
+    if os.environ.get(_VISIBLE) == "":
+        return f"{_VISIBLE} is empty: it hides the GPUs from this process"
     cuda, nvml = _read_cuda(), _read_nvml()
     if isinstance(nvml, str):
         if isinstance(cuda, str):
@@ -78,6 +83,8 @@ def _merge(cuda: list[_CudaDevice], nvml: list[_NvmlDevice], reason: str) -> lis
     merged = []
     for index, device in enumerate(nvml):
         seen = left.pop(device.uuid, None)
+        if seen is None and cuda and _VISIBLE in os.environ:
+            continue  # hidden from this process, and not ours to count
         merged.append(
             DeviceReading(
                 index,
@@ -100,8 +107,8 @@ def _merge(cuda: list[_CudaDevice], nvml: list[_NvmlDevice], reason: str) -> lis
 
 def _visible() -> str:
     """How CUDA_VISIBLE_DEVICES narrows what CUDA sees, for a message; empty if it does not."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+    visible = os.environ.get(_VISIBLE)
+    return "" if visible is None else f" ({_VISIBLE} is {visible!r})"
 
 
 def _read_cuda() -> list[_CudaDevice] | str:

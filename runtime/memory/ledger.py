@@ -141,7 +141,10 @@ class Ledger:
         return waiting | {lease.replica: lease.actor for lease in self._leases.values()}
 
     def reserve(
-        self, wanted: Iterable[Lease], available: Mapping[Device, int] | None = None
+        self,
+        wanted: Iterable[Lease],
+        available: Mapping[Device, int] | None = None,
+        floors: Mapping[Device, int] | None = None,
     ) -> Refusal | None:
         """Lease all that a replica wants, or nothing.
 
@@ -151,12 +154,14 @@ class Ledger:
         Args:
             wanted: A lease for each device, of one replica.
             available: What each device truly has free now, where that is known.
+            floors: What has to stay available of each: who would have to park for want of it
+                had better not load.
 
         Returns:
             None once it is granted, else why not; the replica counts as waiting then.
         """
         wanted = tuple(wanted)
-        refusal = self._refusal(wanted, available or {})
+        refusal = self._refusal(wanted, available or {}, floors or {})
         replica = wanted[0].replica
         if refusal is None:
             self._waiting.pop(replica, None)
@@ -201,6 +206,17 @@ class Ledger:
         self._overruns.pop(_ran(lease), None)
         self._leases[replica, device] = replace(lease, state="serving", measured=size, peak=peak)
 
+    def overran(self, replica: str, device: Device) -> LeaseExceeded:
+        """A replica could not even load within its claim; returns what to tell it."""
+        lease = self._leases.get((replica, device))
+        claim = 0 if lease is None else lease.claim.total
+        if lease is not None:
+            self._overruns[_ran(lease)] = claim + 1
+        return LeaseExceeded(
+            f"{replica.partition('#')[0]} needed more of {device[1]} to load than the "
+            f"{claim / GIB:.2f} GiB it had claimed. Give it fewer slots, or correct its estimate."
+        )
+
     def report(self, replica: str, device: Device, size: int) -> None:
         """Note what a replica holds now, for its peak."""
         lease = self._leases.get((replica, device))
@@ -211,6 +227,12 @@ class Ledger:
         """A replica has given back all but its process and context."""
         for key, lease in self._leases.items():
             if lease.replica == replica:
+                self._leases[key] = replace(lease, state="parked")
+
+    def parked_already(self, replica: str) -> None:
+        """A replica says that it is parked: believed of one that serves, for all we know."""
+        for key, lease in self._leases.items():
+            if lease.replica == replica and lease.state == "serving":
                 self._leases[key] = replace(lease, state="parked")
 
     def adopt(self, lease: Lease) -> None:
@@ -244,7 +266,10 @@ class Ledger:
         return all(lease.state != "loading" for lease in self._leases.values())
 
     def _refusal(
-        self, wanted: tuple[Lease, ...], available: Mapping[Device, int]
+        self,
+        wanted: tuple[Lease, ...],
+        available: Mapping[Device, int],
+        floors: Mapping[Device, int],
     ) -> Refusal | None:
         new = [lease for lease in wanted if not self._has(lease)]
         if new and (holds := self.holds):
@@ -277,12 +302,14 @@ class Ledger:
                 for other in self._leases.values()
                 if other.device == device and other.state == "loading"
             )
-            if device in available and need > available[device] - coming:
+            floor = floors.get(device, 0)
+            if device in available and need > available[device] - coming - floor:
                 return Refusal(
                     "unavailable",
                     f"{lease.deployment} claims {claim / GIB:.2f} GiB of {name}, which has "
                     f"{available[device] / GIB:.2f} available, {coming / GIB:.2f} of them promised "
-                    "to replicas that load now. Somebody takes more than the plan says. "
+                    f"to replicas that load now, and {floor / GIB:.2f} are to stay so. Somebody "
+                    "takes more than the plan says. "
                     f"{self._holders(device)}",
                 )
         return None

@@ -12,6 +12,10 @@ from runtime.memory.footprint import GIB
 _Size = Annotated[float, Field(ge=0, allow_inf_nan=False, lt=1 << 20)]  # GiB
 
 
+# Within the reserve, so that a plan that leaves nothing over does not live below a floor. GiB.
+_SOFT: dict[Kind, float] = {"unified": 4.0, "discrete": 0.25, "host": 0.5}
+
+
 class _Args(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,12 +67,12 @@ class Floors(_Args):
     soft_gib: _Size | None = Field(
         default=None,
         description="Below this new sessions are refused and caches given back. By default 4 "
-        "on unified memory, else 0.5, but not below hard_gib.",
+        "on unified memory, 0.5 on a host, 0.25 of a GPU, but not below hard_gib.",
     )
     hard_gib: _Size | None = Field(
         default=None,
         description="Below this engines park, the least important first. By default 2 on "
-        "unified memory, else 0.25, but not above soft_gib.",
+        "unified memory, 0.25 on a host, 0.125 of a GPU, but not above soft_gib.",
     )
     clear_s: float = Field(
         default=30.0,
@@ -86,12 +90,12 @@ class Floors(_Args):
 
     def soft(self, kind: Kind) -> int:
         """Bytes that must be available for new sessions."""
-        default = max(4.0 if kind == "unified" else 0.5, self.hard_gib or 0)
+        default = max(_SOFT[kind], self.hard_gib or 0)
         return round((default if self.soft_gib is None else self.soft_gib) * GIB)
 
     def hard(self, kind: Kind) -> int:
         """Bytes that must be available for engines to stay loaded."""
-        default = min(2.0 if kind == "unified" else 0.25, self.soft(kind) / GIB)
+        default = min(_SOFT[kind] / 2, self.soft(kind) / GIB)
         return round((default if self.hard_gib is None else self.hard_gib) * GIB)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,12 @@ def peak_beyond_resident(pid: int) -> int | None:
         return None
     peak, now = (int(sizes[key].split()[0]) * 1024 for key in ("VmHWM", "VmRSS"))
     return max(0, peak - now)
+
+
+def forget_peak() -> None:
+    """Count this process's largest resident size from now on, where the kernel lets it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -36,19 +36,28 @@ class Watch:
         self._clock = clock
         # The floors that were passed; since when each has been clear, None while it is not.
         self._passed: dict[Pressure, float | None] = {}
-        self._since = clock()
+        self._below_hard_since: float | None = None
         self.pressure = Pressure.NONE
 
     @property
-    def seconds(self) -> float:
-        """How long the present pressure has lasted."""
-        return self._clock() - self._since
+    def below_hard_s(self) -> float | None:
+        """For how long less than the hard floor has been available; None if it is not now.
+
+        Unlike the pressure it ends at once: whoever parks next looks at what the one before
+        has given back.
+        """
+        since = self._below_hard_since
+        return None if since is None else self._clock() - since
 
     def update(self, available: Bytes) -> Pressure:
         """Take note of the bytes available now; returns the pressure."""
         if isinstance(available, Unknown):
             return self.pressure
         now = self._clock()
+        if available >= self._floors[Pressure.HARD]:
+            self._below_hard_since = None
+        elif self._below_hard_since is None:
+            self._below_hard_since = now
         for pressure, floor in self._floors.items():
             if available < floor:
                 self._passed[pressure] = None
@@ -58,8 +67,5 @@ class Watch:
                     self._passed[pressure] = now
                 elif now - since >= self._clear_s:
                     del self._passed[pressure]
-        pressure = max(self._passed, default=Pressure.NONE)
-        if pressure != self.pressure:
-            self.pressure = pressure
-            self._since = now
-        return pressure
+        self.pressure = max(self._passed, default=Pressure.NONE)
+        return self.pressure

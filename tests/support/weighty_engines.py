@@ -14,7 +14,7 @@ _MIB = 1 << 20
 
 
 class _Weighty:
-    """Claims ``claims_mib`` and holds ``holds_mib`` once it is loaded."""
+    """Claims ``claims_mib`` and holds ``holds_mib`` once it is loaded; -1 is more than there is."""
 
     def __init__(self, *, claims_mib: int = 128, holds_mib: int = 64, **options: Any) -> None:
         super().__init__(**options)
@@ -36,6 +36,8 @@ class _Weighty:
         )
 
     async def load(self) -> LoadReport:
+        if self._size < 0:
+            raise MemoryError
         self._weights = b"\1" * self._size
         return LoadReport(0.0, 0.0)
 

@@ -130,6 +130,7 @@ class HibariSynthesizer:
     async def close(self) -> None:
         """Free the model."""
         self._worker.close()
+        await self._worker.finished()
         self._model = None
 
 

@@ -108,3 +108,5 @@ class SegmentRecognizer(ABC):
             await stream.close()
         self._gate.close()
         self._worker.close()
+        await self._gate.finished()
+        await self._worker.finished()
