@@ -341,15 +341,19 @@ class _Bench:
         self._show(row)
 
     async def _replicas(self) -> None:
-        """What the plan predicted of each replica, and the most that the driver showed."""
+        """What the plan predicted of each replica, and what the driver showed of it.
+
+        After the warm-up with all slots full, and at the most: a hold fills the lease up.
+        """
         for lease in await _on_gpu():
             peak = self._watched.peaks.get(lease.pid)
-            claim = lease.claim.total
+            claim, measured = lease.claim.total, lease.measured
             row = {
                 "scenario": f"replica of {lease.deployment}",
                 "claim_gib": round(claim / GIB, 3),
+                "measured_gib": None if measured is None else round(measured / GIB, 3),
+                "error_percent": measured and round(100 * (claim / measured - 1), 1),
                 "peak_gib": None if peak is None else round(peak / GIB, 3),
-                "error_percent": None if peak is None else round(100 * (claim / peak - 1), 1),
             }
             self._rows.append(row)
             self._show(row)
