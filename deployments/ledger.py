@@ -95,7 +95,6 @@ class MemoryLedger:
         self._plans: dict[Device, DevicePlan] = {}
         self._meters: dict[Device, Meter] = {}
         self._reports: dict[str, Report] = {}
-        self._parked_since: dict[str, float] = {}
         self._written = b""
         self._heard: dict[str, int] = {}  # the last news that each replica has acted upon
         self._withholding = asyncio.Lock()
@@ -113,6 +112,7 @@ class MemoryLedger:
             tag_keys=("reason",),
         )
         self._counted: dict[str, int] = {}
+        self._observed: dict[tuple[str, str], dict[str, str]] = {}
         if (stored := _internal_kv_get(_STORE, namespace=NAMESPACE)) is not None:
             policy, leases, holds = pickle.loads(stored)
             for lease in leases:
@@ -161,7 +161,6 @@ class MemoryLedger:
         self._write()
         if refusal is not None:
             return refusal
-        self._parked_since.pop(wanted[0].replica, None)
         kinds = {lease.device[1]: self._plans[lease.device].pool.kind for lease in wanted}
         return Terms(
             {key: (floors.soft(kind), floors.hard(kind)) for key, kind in kinds.items()},
@@ -218,7 +217,6 @@ class MemoryLedger:
     async def park(self, replica: str) -> None:
         """A replica has given its memory back."""
         self._ledger.park(replica)
-        self._parked_since[replica] = asyncio.get_running_loop().time()
         self._write()
 
     # --- operators
@@ -255,7 +253,6 @@ class MemoryLedger:
 
     async def snapshot(self) -> Snapshot:
         """The ledger as it stands."""
-        now = asyncio.get_running_loop().time()
         return Snapshot(
             devices=tuple(self._state(device) for device in self._ledger.budgets),
             leases=self._ledger.leases,
@@ -263,7 +260,6 @@ class MemoryLedger:
             pressures={replica: r.pressure for replica, r in self._reports.items()},
             holds=self._ledger.holds,
             refusals={str(reason): n for reason, n in self._ledger.refusals.items()},
-            parked_since={replica: now - since for replica, since in self._parked_since.items()},
         )
 
     def _state(self, device: Device) -> DeviceState:
@@ -314,7 +310,6 @@ class MemoryLedger:
         for replica in dead:
             self._ledger.release(replica)
             self._reports.pop(replica, None)
-            self._parked_since.pop(replica, None)
             self._heard.pop(replica, None)
         if dead:
             self._write()
@@ -354,6 +349,11 @@ class MemoryLedger:
             _internal_kv_put(_STORE, state, overwrite=True, namespace=NAMESPACE)
             self._written = state
 
+    def _observe_lease(self, tags: dict[str, str], claim: int, measured: int, peak: int) -> None:
+        self._claimed.set(claim, tags=tags)
+        self._held.set(measured, tags=tags)
+        self._peak.set(peak, tags=tags)
+
     def _observe(self) -> None:
         for lease in self._ledger.leases:
             tags = {
@@ -361,9 +361,11 @@ class MemoryLedger:
                 "deployment": lease.deployment,
                 "replica": lease.replica,
             }
-            self._claimed.set(lease.bytes, tags=tags)
-            self._held.set(lease.measured or 0, tags=tags)
-            self._peak.set(lease.peak or 0, tags=tags)
+            self._observe_lease(tags, lease.bytes, lease.measured or 0, lease.peak or 0)
+            self._observed[lease.replica, lease.device[1]] = tags
+        held = {(lease.replica, lease.device[1]) for lease in self._ledger.leases}
+        for gone in self._observed.keys() - held:  # or sums over replicas would count them on
+            self._observe_lease(self._observed.pop(gone), 0, 0, 0)
         for device, budget in self._ledger.budgets.items():
             self._budget.set(budget, tags={"device": device[1]})
             if (available := self._known_available(device)) is not None:

@@ -255,10 +255,12 @@ def test_a_limit_above_the_machines_memory_limits_nothing() -> None:
     assert host.available.source == "/proc/meminfo MemAvailable"
 
 
-def test_limits_that_cannot_be_read_leave_the_hosts_memory_unknown() -> None:
-    host = host_of(replace(made("cpu"), cgroups="memory.max: Permission denied"))
-    assert "Permission denied" in reason(host.total.value)
-    assert "Permission denied" in reason(host.available.value)
+def test_limits_that_cannot_be_read_are_a_doubt_in_the_source_of_what_is_known() -> None:
+    readings = replace(made("cpu"), cgroups="memory.max: Permission denied")
+    host, sure = host_of(readings), host_of(replace(readings, cgroups=()))
+    for doubted, known in ((host.total, sure.total), (host.available, sure.available)):
+        assert doubted.value == known.value
+        assert "Permission denied" in doubted.source
 
 
 @pytest.mark.parametrize("name", ["cpu", "gb10-container"])

@@ -146,7 +146,7 @@ def snapshot(*leases: Lease, available: int | None = 50 * GIB) -> Snapshot:
         0,
     )
     waiting = Waiting("ASR#1", "ASR", 50 * GIB, Refusal("full", "no room for ASR"), "actor", "node")
-    return Snapshot((device,), leases, (waiting,), {"TTS#1": 1}, ("vllm:8000",), {"full": 2}, {})
+    return Snapshot((device,), leases, (waiting,), {"TTS#1": 1}, ("vllm:8000",), {"full": 2})
 
 
 def test_a_ledger_shows_leases_what_they_measured_who_waits_and_who_holds() -> None:

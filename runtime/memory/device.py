@@ -237,8 +237,9 @@ def _host(readings: Readings) -> DeviceMemory:
     total = _meminfo(readings, "mem_total", "MemTotal")
     available = _meminfo(readings, "mem_available", "MemAvailable")
     if isinstance(readings.cgroups, str):
-        unknown = Unknown(f"a cgroup may limit it: {readings.cgroups}")
-        total, available = Figure(unknown, total.source), Figure(unknown, available.source)
+        doubt = f"; whether a cgroup limits it cannot be read: {readings.cgroups}"
+        total = Figure(total.value, total.source + doubt)
+        available = Figure(available.value, available.source + doubt)
     else:
         for cgroup in readings.cgroups:
             total = _least(total, Figure(cgroup.limit, f"limit of cgroup {cgroup.path}"))

@@ -392,4 +392,3 @@ class Snapshot:
     pressures: dict[str, int]  # by replica
     holds: tuple[str, ...]
     refusals: dict[str, int]
-    parked_since: dict[str, float]

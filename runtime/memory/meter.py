@@ -61,8 +61,8 @@ class _HostGauge:
 
     def read(self) -> Bytes:
         try:
-            if self._meminfo is None and (reason := self._open()):
-                return Unknown(reason)
+            if self._meminfo is None:
+                self._open()
             assert self._meminfo is not None
             available = host.meminfo_field(self._meminfo.read(), b"MemAvailable")
             if isinstance(available, str):
@@ -75,14 +75,11 @@ class _HostGauge:
             return Unknown(str(error))
         return available
 
-    def _open(self) -> str:
-        """Open the files; the reason if that is not possible, else nothing."""
+    def _open(self) -> None:
+        """Open the files; limits that cannot be read are none, as where the device was read."""
         opened = host.open_cgroups() if self._within_cgroups else []
-        if isinstance(opened, str):
-            return f"a cgroup may limit it: {opened}"
-        self._cgroups = opened
+        self._cgroups = [] if isinstance(opened, str) else opened
         self._meminfo = OpenFile(host.PROC / "meminfo")
-        return ""
 
     def close(self) -> None:
         while self._cgroups:
