@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import weighty_engines
 import yaml
 from daemons import SUPPORT, place
 
@@ -30,7 +32,7 @@ SPEECH = [sys.executable, "-m", "runtime.cli.main"]
 CLAIM_GIB = 0.25 + 0.5  # the process, and what the engine says
 
 
-def document(budget_gib: float, **options: Any) -> dict[str, Any]:
+def document(budget_gib: float, *, replicas: int = 2, **options: Any) -> dict[str, Any]:
     """A configuration whose neighbour leaves so much of this machine."""
     total = next(d for d in devices(read()) if d.key == "host").total.value
     assert isinstance(total, int)
@@ -39,21 +41,9 @@ def document(budget_gib: float, **options: Any) -> dict[str, Any]:
         "engine": "weighty_engines:WeightySynthesizer",
         "options": {"claims_mib": 512, "holds_mib": 64, **options},
     }
-    return {
-        "proxy_location": "Disabled",
-        "applications": [
-            {
-                "name": "speech",
-                "route_prefix": None,
-                "import_path": "deployments.app:build_app",
-                "args": {
-                    "memory": {"neighbours": [neighbour], "host_reserve_gib": 0},
-                    "tts": engine,
-                },
-                "deployments": [{"name": "TTS", "num_replicas": 2}],
-            }
-        ],
-    }
+    memory = {"neighbours": [neighbour], "host_reserve_gib": 0}
+    deployments = [{"name": "TTS", "num_replicas": replicas}]
+    return weighty_engines.document(memory, {"tts": engine}, deployments)
 
 
 @dataclass
@@ -144,6 +134,24 @@ def test_a_daemon_with_room_for_one_of_two_replicas_serves_and_says_why(half_ful
     assert "1 replica of TTS without room" in tts["memory"][0]
     assert f"claims {CLAIM_GIB:.2f} GiB" in tts["memory"][0]
     assert tts["memory"][0] in half_full.speech("status").stdout
+
+
+def test_the_leases_are_among_the_metrics(half_full: Daemon) -> None:
+    half_full.serving()
+    session = Path(half_full.json("status")["log"]).parent
+    (port_file,) = session.glob("metrics_export_port_*")
+    url = f"http://127.0.0.1:{port_file.read_text().strip()}/metrics"
+
+    def exported() -> dict[str, float]:
+        lines = urllib.request.urlopen(url, timeout=10).read().decode().splitlines()
+        ours = [line for line in lines if line.startswith("ray_speech_memory_")]
+        return {line.partition("{")[0]: float(line.split()[-1]) for line in ours}
+
+    names = {"claimed_bytes", "measured_bytes", "peak_bytes", "available_bytes", "budget_bytes"}
+    wanted = {f"ray_speech_memory_{name}" for name in names | {"pressure"}}
+    found = half_full.until(lambda: (seen := exported()).keys() >= wanted and seen)
+    assert found["ray_speech_memory_claimed_bytes"] == pytest.approx(CLAIM_GIB * 2**30, rel=0.01)
+    assert found["ray_speech_memory_pressure"] == 0
 
 
 def test_what_does_not_fit_waits_without_a_process(half_full: Daemon) -> None:
@@ -284,8 +292,7 @@ def test_an_engine_that_takes_more_than_it_claims_is_named_with_both_figures(
     tmp_path: Path, own: Settings, shell: dict[str, str]
 ) -> None:
     environment = shell | place(own) | {"PYTHONPATH": SUPPORT}
-    config = document(4.0, claims_mib=64, holds_mib=600)
-    config["applications"][0]["deployments"] = []
+    config = document(4.0, replicas=1, claims_mib=64, holds_mib=600)
     started = start(tmp_path, environment, config)
     assert started.returncode == 3
     assert "had claimed 0.31" in started.stderr or "claims 0.31" in started.stderr
@@ -296,8 +303,7 @@ def test_an_engine_that_cannot_load_within_its_claim_is_not_loaded_again_and_aga
     tmp_path: Path, own: Settings, shell: dict[str, str]
 ) -> None:
     environment = shell | place(own) | {"PYTHONPATH": SUPPORT}
-    config = document(4.0, claims_mib=64, holds_mib=-1)
-    config["applications"][0]["deployments"] = []
+    config = document(4.0, replicas=1, claims_mib=64, holds_mib=-1)
     started = start(tmp_path, environment, config)
     assert started.returncode == 3
     assert "claims 0.31 GiB" in started.stderr

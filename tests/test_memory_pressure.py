@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import weighty_engines
 import yaml
 from daemons import SUPPORT, place
 
@@ -29,29 +30,17 @@ HOG_GIB = 5.0  # what the hog takes; the floors lie within
 def config(available: int) -> dict[str, Any]:
     """Floors that are clear now, and far below once the hog is there."""
     weighty = {"options": {"claims_mib": 128, "holds_mib": 64}}
-    return {
-        "proxy_location": "Disabled",
-        "applications": [
-            {
-                "name": "speech",
-                "route_prefix": None,
-                "import_path": "deployments.app:build_app",
-                "args": {
-                    "memory": {
-                        "host_reserve_gib": 0.5,
-                        "floors": {
-                            "soft_gib": round(available / GIB - 0.5 * HOG_GIB, 2),
-                            "hard_gib": round(available / GIB - 0.6 * HOG_GIB, 2),
-                            "clear_s": 1,
-                        },
-                        "priority": ["TTS", "ASR"],
-                    },
-                    "tts": {"engine": "weighty_engines:WeightySynthesizer", **weighty},
-                    "asr": {"live": {"engine": "weighty_engines:WeightyRecognizer", **weighty}},
-                },
-            }
-        ],
+    floors = {
+        "soft_gib": round(available / GIB - 0.5 * HOG_GIB, 2),
+        "hard_gib": round(available / GIB - 0.6 * HOG_GIB, 2),
+        "clear_s": 1,
     }
+    memory = {"host_reserve_gib": 0.5, "floors": floors, "priority": ["TTS", "ASR"]}
+    args = {
+        "tts": {"engine": "weighty_engines:WeightySynthesizer", **weighty},
+        "asr": {"live": {"engine": "weighty_engines:WeightyRecognizer", **weighty}},
+    }
+    return weighty_engines.document(memory, args)
 
 
 @contextmanager

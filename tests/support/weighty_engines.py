@@ -13,6 +13,20 @@ from runtime.speech import AudioChunk, LoadReport, SynthesisRequest
 _MIB = 1 << 20
 
 
+def document(
+    memory: dict[str, Any], args: dict[str, Any], deployments: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """A Serve configuration of one application with these arguments."""
+    application = {
+        "name": "speech",
+        "route_prefix": None,
+        "import_path": "deployments.app:build_app",
+        "args": {"memory": memory, **args},
+        "deployments": deployments or [],
+    }
+    return {"proxy_location": "Disabled", "applications": [application]}
+
+
 class _Weighty:
     """Claims ``claims_mib`` and holds ``holds_mib`` once it is loaded; -1 is more than there is."""
 
