@@ -282,6 +282,7 @@ serve.shutdown()
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
+        **place(own),  # what it measures is kept there
     }
     done = subprocess.run(
         [sys.executable, "-c", script, str(own.temp_dir), serve, ROOT / "config/embedded.yaml"],
