@@ -25,7 +25,8 @@ from runtime.memory.ledger import Lease, Terms
 from runtime.memory.policy import MemoryPolicy
 
 cluster = Cluster(initialize_head=True, head_node_args={
-    "num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1",
+    "num_cpus": 1, "resources": {"first": 1}, "include_dashboard": False,
+    "node_ip_address": "127.0.0.1",
     "object_store_memory": 80 << 20, "_system_config": {
         "health_check_initial_delay_ms": 0, "health_check_period_ms": 1000,
         "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}})
@@ -53,7 +54,7 @@ def granted(replica, name):
     return isinstance(ray.get(replica.reserve.remote(ledger, name)), Terms)
 
 far = Replica.options(resources={"second": 1}).remote()
-near = Replica.remote()
+near = Replica.options(resources={"first": 1}).remote()
 until(lambda: granted(near, "TTS#near"), 30)
 until(lambda: granted(far, "TTS#far"), 30)
 before = ray.get(ledger.snapshot.remote())
@@ -79,7 +80,8 @@ def found() -> Any:
             [sys.executable, "-c", SCRIPT, folder], capture_output=True, text=True, timeout=150
         )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    return json.loads(line)
 
 
 def test_each_node_has_a_budget_of_its_own(found: Any) -> None:
