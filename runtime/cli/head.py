@@ -316,11 +316,12 @@ def _stop(applications: list[str], settings: Settings, *, cluster: bool, drain: 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-    if drain:
-        with contextlib.suppress(Exception):  # a cluster that is broken has to end all the same
-            asyncio.run(_drain(applications, settings.drain_timeout_s))
     # Ray reports on standard output that the controller, which was asked to end, has ended.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _running_loop() as loop, contextlib.redirect_stdout(io.StringIO()):
+        if drain:
+            draining = _drain(applications, settings.drain_timeout_s)
+            with contextlib.suppress(Exception):  # what is broken has to end all the same
+                asyncio.run_coroutine_threadsafe(draining, loop).result()
         if cluster:
             serve.shutdown()
         else:
@@ -328,6 +329,28 @@ def _stop(applications: list[str], settings: Settings, *, cluster: bool, drain: 
                 serve.delete(name)
             dissolve_ledger()
         ray.shutdown()
+
+
+@contextmanager
+def _running_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs until Ray is left: what handles hear of meanwhile goes there."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="speech-drain", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result(_DRAIN_CALL_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_DRAIN_CALL_S)
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _drain(applications: list[str], timeout_s: float) -> None:
