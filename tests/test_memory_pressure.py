@@ -66,6 +66,7 @@ def test_engines_park_the_least_important_first_and_come_back(
     (host,) = (device for device in devices(read()) if device.key == "host")
     available = Meter(host).read()
     assert isinstance(available, int)
+    # The floors are met by real memory; on a machine this small the hog would meet the kernel's.
     if available < (HOG_GIB + 2) * GIB:
         pytest.skip(f"takes {HOG_GIB} GiB for a moment, and {available / GIB:.1f} are available")
     path = tmp_path / "config.yaml"

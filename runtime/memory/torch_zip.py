@@ -56,6 +56,8 @@ def count(file: Extent) -> dict[str, int]:
                 raise Damaged(f"it is a zip without data.pkl, not PyTorch's; it holds {held}")
             with archive.open(index) as stream:
                 storages = _storages(stream.read(MAX_READ + 1))
+    # zipfile's words for an entry that says it is encrypted are RuntimeError, and for one that
+    # says it is compressed in an unknown way NotImplementedError: no checkpoint is either.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise Damaged(f"it is a zip that is damaged or cut off ({error})") from error
     folder = index.removesuffix("data.pkl")
