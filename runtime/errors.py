@@ -88,6 +88,17 @@ class Overloaded(SpeechError):
         self.replica = replica
 
 
+class CheckpointError(SpeechError):
+    """A model's files are missing, damaged, or not what this release can run.
+
+    The message names the file, what was expected, and the mend.
+    """
+
+
+class HubError(SpeechError):
+    """A model hub cannot be reached, or refuses; the message says what to do about it."""
+
+
 class DoesNotFit(SpeechError):
     """More memory is asked for than there is; the message says by how much."""
 
