@@ -164,6 +164,43 @@ def scale(pair_client: Any) -> Callable[..., None]:
     return deploy
 
 
+@pytest.fixture(scope="session")
+def openjtalk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dictionary of ten words, with which this process and its children read Japanese."""
+    from tiny_openjtalk import build_openjtalk, use_openjtalk
+
+    folder = build_openjtalk(tmp_path_factory.mktemp("openjtalk"))
+    use_openjtalk(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano codec of a few channels. NeMo is imported by whoever asks for it: 10 to 30 s."""
+    from tiny_magpie import build_codec
+
+    return build_codec(tmp_path_factory.mktemp("codec") / "codec.nemo")
+
+
+@pytest.fixture(scope="session")
+def tiny_magpie(
+    tiny_codec: Path, openjtalk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Tiny Magpie checkpoints by the arguments of ``build_magpie``, each built once."""
+    from tiny_magpie import build_magpie
+
+    built: dict[str, Path] = {}
+
+    def build(**arguments: Any) -> Path:
+        key = repr(sorted(arguments.items()))
+        if key not in built:
+            path = tmp_path_factory.mktemp("magpie") / "magpie.nemo"
+            built[key] = build_magpie(path, tiny_codec, **arguments)
+        return built[key]
+
+    return build
+
+
 def _client_of(application: str, daemon: Settings, run: Run[Any]) -> Iterator[Any]:
     from runtime.client import SpeechClient
 

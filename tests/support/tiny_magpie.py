@@ -1,10 +1,11 @@
 """Checkpoints of Magpie and of its codec, with random weights and mini dictionaries.
 
 They are what NeMo 3.0 itself saves, laid out as the two public generations are: frame
-stacking 1 (2025-12) and 2 (2026). Nothing is downloaded. Three parts of a public checkpoint
+stacking 1 (2025-12) and 2 (2026). Nothing is downloaded. Some parts of a public checkpoint
 are not inside its archive, and NeMo fetches them when it is not told otherwise:
 
-* the codec, unless ``codecmodel_path`` is overridden (``nvidia/...`` is a repository);
+* the codec, unless ``codecmodel_path`` is overridden (``nvidia/...`` is a repository), and
+  WavLM for the public codec's discriminator, which is of no use here;
 * ByT5's tokeniser (French, Vietnamese, Italian, descriptions of voices), which has no
   vocabulary: a folder whose ``tokenizer_config.json`` names its class is all of it.
   ``AutoTokenizer`` entries cannot be artifacts of an archive, so here as there they name
@@ -74,15 +75,30 @@ INFERENCE = {
     "eos_detection_method": "argmax_or_multinomial_any",
 }
 
+_CODEC_MODULES = "nemo.collections.tts.modules.audio_codec_modules."
 
-def build_codec(path: Path, *, full: bool = False, seed: int = 0) -> Path:
-    """Save a nano codec (22 050 Hz, 1 024 samples a frame, 8 codebooks of 2 016) to ``path``."""
+
+def build_codec(
+    path: Path, *, full: bool = False, seed: int = 0, discriminator: bool = False
+) -> Path:
+    """Save a nano codec (22 050 Hz, 1 024 samples a frame, 8 codebooks of 2 016) to ``path``.
+
+    With ``discriminator`` its configuration has what the public codec's has from its training:
+    to restore it, NeMo then makes a WavLM, which it downloads.
+    """
     from nemo.collections.tts.models import AudioCodecModel
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
 
     with quiet(), seeded(seed):
         config = OmegaConf.create(_codec_config(*((24, 864) if full else (4, 64))))
-        AudioCodecModel(cfg=config).eval().save_to(str(path))
+        codec = AudioCodecModel(cfg=config).eval()
+        if discriminator:
+            with open_dict(codec.cfg):
+                codec.cfg.discriminator = {
+                    "_target_": _CODEC_MODULES + "Discriminator",
+                    "discriminators": [{"_target_": _CODEC_MODULES + "SLMDiscriminator"}],
+                }
+        codec.save_to(str(path))
     return path
 
 
@@ -96,6 +112,7 @@ def build_magpie(
     speakers: Mapping[str, int] | None = None,
     seed: int = 0,
     peaked: bool = True,
+    eos_bias: float = 0.0,
     **overrides: Any,
 ) -> Path:
     """Save a Magpie to ``path``; its ``codecmodel_path`` is ``codec``.
@@ -109,6 +126,8 @@ def build_magpie(
         speakers: names and rows of the baked embeddings; the generation's by default.
         seed: of the weights, which depend on nothing else.
         peaked: weights so wide that the best code stands out.
+        eos_bias: added to the end of speech's score in every head: -100 never ends before
+            ``max_decoder_steps``, and at 0 speech of a few frames is usual.
         overrides: fields of ``Geometry``, or of NeMo's inference parameters.
     """
     from nemo.collections.tts.models import MagpieTTSModel
@@ -128,6 +147,9 @@ def build_magpie(
         _bake(model, len(rows), geometry)
         if peaked:
             _peak(model)
+        for head in (model.final_proj, *model.local_transformer_out_projections):
+            scores = head.bias.data.view(-1, model.num_all_tokens_per_codebook)
+            scores[:, model.audio_eos_id] += eos_bias
         named = work / "speakers.json"
         named.write_text(json.dumps(rows))
         model.register_artifact("speaker_map", str(named))
@@ -219,7 +241,6 @@ def _bake(model: Any, speakers: int, geometry: Geometry) -> None:
 
 
 def _codec_config(encoder_channels: int, decoder_channels: int) -> dict[str, Any]:
-    modules = "nemo.collections.tts.modules.audio_codec_modules."
     losses = "nemo.collections.tts.losses.audio_codec_loss."
     return {
         "target": "nemo.collections.tts.models.audio_codec.AudioCodecModel",
@@ -230,7 +251,7 @@ def _codec_config(encoder_channels: int, decoder_channels: int) -> dict[str, Any
         "commit_loss_scale": 0.0,
         "feature_loss_type": "absolute",
         "audio_encoder": {
-            "_target_": modules + "HiFiGANEncoder",
+            "_target_": _CODEC_MODULES + "HiFiGANEncoder",
             "down_sample_rates": [2, 2, 4, 8, 8],
             "encoded_dim": 32,
             "base_channels": encoder_channels,
@@ -238,7 +259,7 @@ def _codec_config(encoder_channels: int, decoder_channels: int) -> dict[str, Any
             "pad_mode": "replicate",
         },
         "audio_decoder": {
-            "_target_": modules + "CausalHiFiGANDecoder",
+            "_target_": _CODEC_MODULES + "CausalHiFiGANDecoder",
             "up_sample_rates": [8, 8, 4, 2, 2],
             "input_dim": 32,
             "base_channels": decoder_channels,
@@ -248,7 +269,7 @@ def _codec_config(encoder_channels: int, decoder_channels: int) -> dict[str, Any
             "n_groups_equal_to_out_channels": True,
         },
         "vector_quantizer": {
-            "_target_": modules + "GroupFiniteScalarQuantizer",
+            "_target_": _CODEC_MODULES + "GroupFiniteScalarQuantizer",
             "num_groups": 8,
             "num_levels_per_group": [8, 7, 6, 6],
         },

@@ -3,6 +3,10 @@
 pyopenjtalk has none of its own: at the first Japanese sentence it downloads 23 MB from
 GitHub into its package folder, unless ``OPEN_JTALK_DICT_DIR`` names a dictionary when it is
 imported. So must whoever serves Japanese without a network.
+
+OpenJTalk kills the process on a sentence of more than 8 191 bytes (2 730 full-width
+characters), and on a word whose letters or reading take more than 1 023: with this
+dictionary, on some eighty unknown letters in a row.
 """
 
 from __future__ import annotations
@@ -27,8 +31,13 @@ def build_openjtalk(folder: Path) -> Path:
     """Compile the dictionary into ``folder``, with the compiler inside pyopenjtalk."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in {
-        "dicrc": ["cost-factor = 800", "bos-feature = BOS/EOS,*,*,*,*,*,*,*,*"]
-        + ["eval-size = 8", "unk-eval-size = 4", "config-charset = UTF-8"],
+        "dicrc": [
+            "cost-factor = 800",
+            "bos-feature = BOS/EOS,*,*,*,*,*,*,*,*",
+            "eval-size = 8",
+            "unk-eval-size = 4",
+            "config-charset = UTF-8",
+        ],
         "matrix.def": ["1 1", "0 0 0"],
         "char.def": ["DEFAULT 1 0 0", "SPACE 0 1 0", "0x0020 SPACE"],
         "unk.def": ["DEFAULT,0,0,9000,フィラー,*,*,*,*,*,*", "SPACE,0,0,9000,記号,空白,*,*,*,*,*"],

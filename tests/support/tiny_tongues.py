@@ -5,6 +5,8 @@ the names and in the order that their archives have (the order gives the offsets
 token ids). ``text_ce_tokenizer`` reads descriptions of voices, not the text.
 """
 
+# ruff: noqa: RUF001 - other scripts look like this one.
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -209,7 +211,8 @@ def _ipa(
     )
 
     # As in a whole dictionary, every letter is in some word: else unknown words lose theirs.
-    letters = {letter: "ə" for letter in get_grapheme_character_set(locale) if letter != "।"}
+    case = options.get("grapheme_case", "upper")
+    letters = {letter: "ə" for letter in get_grapheme_character_set(locale, case) if letter != "।"}
     lines = [f"{word}  {ipa}" for word, ipa in (letters | words).items()]
     elsewhere = {} if locale == "en-US" else {"locale": locale}
     g2p = {
