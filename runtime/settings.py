@@ -20,6 +20,11 @@ def _default_state_dir() -> Path:
     return Path(base) / "speech-runtime"
 
 
+def _default_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "speech-runtime"
+
+
 class Settings(BaseSettings):
     """Read from ``SPEECH_*`` environment variables, validated once, frozen.
 
@@ -31,6 +36,10 @@ class Settings(BaseSettings):
     state_dir: Path = Field(
         default_factory=_default_state_dir,
         description="The daemon's record, token, lock and log.",
+    )
+    cache_dir: Path = Field(
+        default_factory=_default_cache_dir,
+        description="What can be made again: compiled grammars. Daemons may share it.",
     )
     temp_dir: Path | None = Field(
         default=None,

@@ -16,7 +16,7 @@ from runtime.settings import Settings
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """An environment without settings, and with a home of its own."""
     for key in [*os.environ]:
-        if key.startswith("SPEECH_") or key == "XDG_STATE_HOME":
+        if key.startswith("SPEECH_") or key in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
             monkeypatch.delenv(key)
     monkeypatch.setenv("HOME", str(tmp_path))
     return monkeypatch
@@ -34,8 +34,15 @@ def test_the_state_folder_follows_xdg(bare: pytest.MonkeyPatch) -> None:
     assert Settings().state_dir == Path("/var/states/speech-runtime")
 
 
+def test_the_cache_folder_follows_xdg(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Settings().cache_dir == tmp_path / ".cache" / "speech-runtime"
+    bare.setenv("XDG_CACHE_HOME", "/var/caches")
+    assert Settings().cache_dir == Path("/var/caches/speech-runtime")
+
+
 def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("SPEECH_STATE_DIR", "/srv/speech")
+    bare.setenv("SPEECH_CACHE_DIR", "/srv/cache")
     bare.setenv("SPEECH_TEMP_DIR", "/run/ray")
     bare.setenv("SPEECH_PORT", "7000")
     bare.setenv("SPEECH_CONNECT_TIMEOUT_S", "1.5")
@@ -48,6 +55,7 @@ def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> Non
     settings = Settings()
     assert settings.model_dump() == {
         "state_dir": Path("/srv/speech"),
+        "cache_dir": Path("/srv/cache"),
         "temp_dir": Path("/run/ray"),
         "port": 7000,
         "connect_timeout_s": 1.5,
@@ -66,6 +74,7 @@ def test_an_empty_variable_is_as_good_as_none(bare: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         bare.setenv(f"SPEECH_{name.upper()}", "")
     bare.setenv("XDG_STATE_HOME", "")
+    bare.setenv("XDG_CACHE_HOME", "")
     assert Settings() == defaults
 
 

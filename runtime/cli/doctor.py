@@ -30,6 +30,7 @@ from runtime.errors import DaemonUnavailable
 from runtime.memory.device import DeviceMemory, Unknown, devices, read
 from runtime.memory.footprint import GIB
 from runtime.memory.readings import Readings
+from runtime.normalization import select
 from runtime.settings import Settings
 
 Verdict = Literal["pass", "warn", "fail"]
@@ -135,6 +136,13 @@ def _versions(_: Settings) -> list[Finding]:
     return findings
 
 
+def _normalizer(_: Settings) -> list[Finding]:
+    selection = select()
+    verdict: Verdict = "warn" if selection.mend else "pass"
+    found = f"{selection.name}: {selection.why}"
+    return [Finding("text normalisation", verdict, found, selection.mend)]
+
+
 def _weights(_: Settings) -> list[Finding]:
     findings = []
     for weight in WEIGHT_FILES:
@@ -212,6 +220,7 @@ def _daemon(settings: Settings) -> list[Finding]:
 _CHECKS: tuple[Callable[[Settings], list[Finding]], ...] = (
     _device,
     _versions,
+    _normalizer,
     _weights,
     _ray,
     _daemon,
