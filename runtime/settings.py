@@ -1,4 +1,4 @@
-"""What the environment decides: where the daemon keeps its files, and its time limits.
+"""What the environment decides: where files are kept, and time limits.
 
 Everything else is in the Serve configuration (``runtime.config``).
 """
@@ -25,6 +25,10 @@ def _default_cache_dir() -> Path:
     return Path(base) / "speech-runtime"
 
 
+def _default_models_dir() -> Path:
+    return _default_cache_dir() / "models"
+
+
 class Settings(BaseSettings):
     """Read from ``SPEECH_*`` environment variables, validated once, frozen.
 
@@ -48,6 +52,14 @@ class Settings(BaseSettings):
     )
     port: int = Field(
         default=0, ge=0, le=65_535, description="Port of the cluster's head; 0 takes a free one."
+    )
+    models_dir: Path = Field(
+        default_factory=_default_models_dir,
+        description="NVIDIA's checkpoints, as `speech models pull` places them.",
+    )
+    models_lock: Path = Field(
+        default_factory=lambda settings: settings["models_dir"] / "models.lock",
+        description="Which revision of each model this machine holds to.",
     )
     connect_timeout_s: float = Field(
         default=5.0, gt=0, description="How long a client tries to reach the daemon."

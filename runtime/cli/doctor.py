@@ -26,10 +26,12 @@ from runtime.daemon import (
     running_daemon,
 )
 from runtime.engines.embedded.weights import WEIGHT_FILES, verify
-from runtime.errors import DaemonUnavailable
+from runtime.errors import CheckpointError, DaemonUnavailable
 from runtime.memory.device import DeviceMemory, Unknown, devices, read
 from runtime.memory.footprint import GIB
 from runtime.memory.readings import Readings
+from runtime.models.catalogue import CATALOGUE
+from runtime.models.store import missized, place, wanted
 from runtime.normalization import select
 from runtime.settings import Settings
 
@@ -160,6 +162,31 @@ def _weights(_: Settings) -> list[Finding]:
     return findings
 
 
+def _checkpoints(settings: Settings) -> list[Finding]:
+    """By size alone: hashing gigabytes is what ``speech models verify`` is for."""
+    findings = []
+    for model in CATALOGUE.values():
+        try:
+            want = wanted(model, settings)
+        except CheckpointError as error:
+            return [Finding("checkpoints", "fail", str(error))]
+        if want.pin is None:
+            continue
+        absent, wrong = missized(model, want.pin, place(settings, model, want.pin.commit))
+        what = f"checkpoint {model.name}"
+        if wrong:
+            mend = f"speech models pull {model.name}"
+            findings.append(Finding(what, "fail", "; ".join(wrong), mend))
+        elif not absent:
+            size = sum(want.pin.files[name].size for name in model.files) / GIB
+            found = f"{want.pin.commit[:12]} ({want.origin}), {size:.2f} GiB; content not read"
+            findings.append(Finding(what, "pass", found))
+    if findings:
+        return findings
+    mend = "speech models pull NAME, for Magpie and Parakeet; see speech models list"
+    return [Finding("checkpoints", "warn", "no NVIDIA checkpoints pulled", mend)]
+
+
 def _ray(settings: Settings) -> list[Finding]:
     findings = []
     wanted = own_cluster_environment(settings)
@@ -222,6 +249,7 @@ _CHECKS: tuple[Callable[[Settings], list[Finding]], ...] = (
     _versions,
     _normalizer,
     _weights,
+    _checkpoints,
     _ray,
     _daemon,
 )

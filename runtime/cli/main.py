@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 import runtime
-from runtime.cli import bench, daemon, doctor, listen, memory, speak
+from runtime.cli import bench, daemon, doctor, listen, memory, models, speak
 from runtime.cli.output import notes, print_json, quieten_ray
 from runtime.errors import SpeechError
 
@@ -31,6 +31,7 @@ app.command()(listen.transcribe)
 app.command()(speak.voices)
 app.command()(doctor.doctor)
 app.add_typer(memory.app, name="memory")
+app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 
 
