@@ -87,23 +87,26 @@ class NemoArchive:
     def _member(self, name: str) -> bytes:
         with self._opened() as archive:
             try:
+                # The last of that name, as whoever unpacks it gets: the Magpie of 2026 was
+                # appended to, and holds several configurations.
+                found = None
                 for member in archive:
                     if str(PurePosixPath(member.name)) == str(PurePosixPath(name)):
-                        if member.size > _SMALL:
-                            raise CheckpointError(
-                                f"{self.path}: {name} has {member.size:,} bytes, which is more "
-                                f"than a file like it ever has."
-                            )
-                        stream = archive.extractfile(member)
-                        if stream is None:
-                            break
-                        content = stream.read()
-                        if len(content) < member.size:
-                            raise self._damaged("it ends within a file")
-                        return content
+                        found = member
+                stream = archive.extractfile(found) if found is not None else None
+                if found is None or stream is None:
+                    raise FileNotFoundError(name)
+                if found.size > _SMALL:
+                    raise CheckpointError(
+                        f"{self.path}: {name} has {found.size:,} bytes, which is more than a file "
+                        f"like it ever has."
+                    )
+                content = stream.read()
+                if len(content) < found.size:
+                    raise self._damaged("it ends within a file")
+                return content
             except _BROKEN as error:
                 raise self._damaged(error) from error
-        raise FileNotFoundError(name)
 
     def _opened(self) -> tarfile.TarFile:
         try:
