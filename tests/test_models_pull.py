@@ -41,7 +41,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Neither the caches nor the tokens of whoever runs the tests."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(transfer, "_PAUSE_S", 0.0)
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     for variable in TOKENS:
         monkeypatch.delenv(variable, raising=False)
     return tmp_path / "hf"

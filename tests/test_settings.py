@@ -16,7 +16,7 @@ from runtime.settings import Settings
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """An environment without settings, and with a home of its own."""
     for key in [*os.environ]:
-        if key.startswith("SPEECH_") or key in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        if key.startswith(("SPEECH_", "XDG_")):
             monkeypatch.delenv(key)
     monkeypatch.setenv("HOME", str(tmp_path))
     return monkeypatch
@@ -40,11 +40,24 @@ def test_the_cache_folder_follows_xdg(bare: pytest.MonkeyPatch, tmp_path: Path) 
     assert Settings().cache_dir == Path("/var/caches/speech-runtime")
 
 
+def test_the_folder_of_models_follows_xdg_and_the_lock_follows_the_folder(
+    bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert Settings().models_dir == tmp_path / ".cache" / "speech-runtime" / "models"
+    bare.setenv("XDG_CACHE_HOME", "/var/caches")
+    assert Settings().models_dir == Path("/var/caches/speech-runtime/models")
+    bare.setenv("SPEECH_MODELS_DIR", "/srv/models")
+    assert Settings().models_lock == Path("/srv/models/models.lock")
+    bare.setenv("SPEECH_MODELS_LOCK", "/etc/speech/models.lock")
+    assert Settings().models_lock == Path("/etc/speech/models.lock")
+
+
 def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("SPEECH_STATE_DIR", "/srv/speech")
     bare.setenv("SPEECH_CACHE_DIR", "/srv/cache")
     bare.setenv("SPEECH_TEMP_DIR", "/run/ray")
     bare.setenv("SPEECH_PORT", "7000")
+    bare.setenv("SPEECH_MODELS_DIR", "/srv/models")
     bare.setenv("SPEECH_CONNECT_TIMEOUT_S", "1.5")
     bare.setenv("SPEECH_START_TIMEOUT_S", "30")
     bare.setenv("SPEECH_ANSWER_TIMEOUT_S", "20")
@@ -58,6 +71,8 @@ def test_settings_are_read_from_the_environment(bare: pytest.MonkeyPatch) -> Non
         "cache_dir": Path("/srv/cache"),
         "temp_dir": Path("/run/ray"),
         "port": 7000,
+        "models_dir": Path("/srv/models"),
+        "models_lock": Path("/srv/models/models.lock"),
         "connect_timeout_s": 1.5,
         "start_timeout_s": 30.0,
         "stop_timeout_s": 2.0,

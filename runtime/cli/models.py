@@ -51,8 +51,8 @@ def list_models(as_json: bool = _Json) -> None:
         lines.append((*line, row["licence"]))
     # No rich table: it would cut names short where the terminal is narrow.
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+    for cells in lines:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         console.print(text.rstrip(), soft_wrap=True, markup=False)
     console.print(f"in {settings.models_dir}", soft_wrap=True, markup=False)
 

@@ -66,7 +66,7 @@ class Hub:
     """Asks the hub; every method raises ``HubError`` with the mend in its message."""
 
     def __init__(self, token: Token, endpoint: str | None = None) -> None:
-        """Nothing is asked yet.
+        """Nothing is asked yet; the package's telemetry is off unless it was turned on.
 
         Args:
             token: Sent along.
@@ -75,6 +75,7 @@ class Hub:
         Raises:
             HubError: huggingface_hub is not installed.
         """
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when it is imported
         try:
             from huggingface_hub import constants
         except ImportError as error:

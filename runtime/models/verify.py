@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +134,15 @@ def _codec(path: Path) -> list[_Row]:
     expected = CodecGeometry(
         sample_rate=22_050, samples_per_frame=1024, codebooks=8, codebook_size=2016
     )
-    return [("geometry", expected, read_codec(path))]
+    found = read_codec(path)
+    names = [field.name for field in fields(CodecGeometry)]
+    return [(name, getattr(expected, name), getattr(found, name)) for name in names]
 
 
 def _parakeet(archive: NemoArchive, expected: ParakeetModel) -> list[_Row]:
     archive.check_complete()
     config = archive.config()
-    fields: list[tuple[str, object, Callable[[Any], Any]]] = [
+    keys: list[tuple[str, object, Callable[[Any], Any]]] = [
         ("target", "EncDecRNNTBPEModel", _class_name),
         ("encoder.n_layers", expected.layers, _as_is),
         ("encoder.d_model", expected.d, _as_is),
@@ -152,8 +154,8 @@ def _parakeet(archive: NemoArchive, expected: ParakeetModel) -> list[_Row]:
         ("decoder.prednet.pred_hidden", expected.prediction_d, _as_is),
     ]
     if expected.cached_frames:
-        fields.append(("encoder.att_context_size", expected.cached_frames, _left_context))
-    return [(key, wanted, read(_at(config, key))) for key, wanted, read in fields]
+        keys.append(("encoder.att_context_size", expected.cached_frames, _left_context))
+    return [(key, wanted, read(_at(config, key))) for key, wanted, read in keys]
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:
