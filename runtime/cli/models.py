@@ -169,7 +169,7 @@ def _check(orders: list[Order], settings: Settings, as_json: bool) -> None:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Report]:
-    """A bar for each file on standard error, where somebody looks at it."""
+    """A bar for each file on a terminal, and a line for each in a log; on standard error."""
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -183,6 +183,8 @@ def _progress(quiet: bool) -> Iterator[Report]:
     def report(name: str, done: int, total: int) -> None:
         if name not in tasks:
             tasks[name] = bars.add_task(name, total=total)
+            if bars.disable and not quiet:
+                notes.print(f"{name}: {total / GIB:.2f} GiB ...", markup=False)
         bars.update(tasks[name], completed=done)
 
     with bars:

@@ -189,17 +189,17 @@ class _Pull:
 
 
 def find_in(root: Path, model: Model, name: str, commit: str, sha256: str) -> Path | None:
-    """A model's file in a folder: by itself, in our layout, or in Hugging Face's cache.
+    """A model's file: ``root`` itself, or in it, in our layout or in Hugging Face's cache's.
 
     That cache has revisions under ``snapshots``, and content under ``blobs``, by sha256.
     """
     repository = root / f"models--{model.repo.replace('/', '--')}"
     for path in (
+        *([root] if root.name == name else []),
         root / name,
         root / model.name / commit / name,
         repository / "snapshots" / commit / name,
         repository / "blobs" / sha256,
-        root,
     ):
         if path.is_file():
             return path

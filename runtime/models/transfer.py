@@ -144,7 +144,6 @@ def _accept(part: Path, expected: FileHash, target: Path, origin: str) -> None:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(target)
-    part.unlink(missing_ok=True)  # replacing a file by another name of itself does nothing
 
 
 def _part(target: Path, expected: FileHash) -> Path:
