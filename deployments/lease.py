@@ -17,6 +17,7 @@ from ray.serve import metrics
 from deployments.held import own_devices, peak_of_host, release_all, release_caches
 from deployments.identity import replica_id, settle_memory
 from runtime.admission import Admission
+from runtime.client.ledger import LedgerActor
 from runtime.engines import cuda
 from runtime.errors import LedgerUnavailable
 from runtime.memory import process
@@ -24,7 +25,7 @@ from runtime.memory.claims import Allotment
 from runtime.memory.demands import label
 from runtime.memory.device import Bytes, Unknown, devices, process_bytes, read
 from runtime.memory.footprint import GIB
-from runtime.memory.ledger import ACTOR, NAMESPACE, Lease, Refusal, Report, Terms, Word
+from runtime.memory.ledger import ACTOR, Lease, Refusal, Report, Terms, Word
 from runtime.memory.meter import Meter
 from runtime.memory.watch import Pressure, Watch
 
@@ -65,6 +66,7 @@ class ReplicaMemory:
         self._signature = allotment.signature
         self._load = load
         self._unload = unload
+        self._ledger = LedgerActor()
         self._admissions: tuple[Admission, ...] = ()
         self._devices = own_devices(allotment.claims)
         here = ray.get_runtime_context()
@@ -197,9 +199,8 @@ class ReplicaMemory:
         deadline = loop.time() + _LEDGER_S
         while True:
             try:
-                ledger = await asyncio.to_thread(ray.get_actor, ACTOR, NAMESPACE)
                 async with asyncio.timeout_at(deadline):
-                    return await getattr(ledger, method).remote(*arguments)
+                    return await self._ledger.call(method, *arguments)
             except (ValueError, TimeoutError, ray.exceptions.RayActorError) as error:
                 if loop.time() > deadline:
                     raise LedgerUnavailable(

@@ -1,4 +1,4 @@
-"""The memory ledger of a running daemon, for commands and tests."""
+"""The memory ledger of a running daemon, for replicas, commands and tests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,43 @@ from runtime.settings import Settings
 _ANSWER_S = 10.0
 
 
+class LedgerActor:
+    """The actor that keeps the ledger: looked up by its name once, and again once it is another.
+
+    The look-up costs as much as the call. A ledger that Ray restarts keeps its handle; one
+    that took the place of another does not.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is looked up yet."""
+        self._handle: Any = None
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call one of its methods; all of them may be repeated.
+
+        Raises:
+            ValueError: There is no ledger.
+            RayActorError: There was one, and it is gone or about to be restarted.
+        """
+        import ray
+
+        if (known := self._handle) is not None:
+            try:
+                return await getattr(known, method).remote(*arguments)
+            except ray.exceptions.ActorUnavailableError:
+                raise  # it is being restarted, or out of reach: still the same one
+            except ray.exceptions.RayActorError:
+                self._handle = None  # another may have its name by now
+        self._handle = actor = await asyncio.to_thread(ray.get_actor, ACTOR, NAMESPACE)
+        return await getattr(actor, method).remote(*arguments)
+
+
 class LedgerClient:
     """Calls the ledger of the cluster that this process is in."""
+
+    def __init__(self) -> None:
+        """It is looked up by the first call."""
+        self._actor = LedgerActor()
 
     async def snapshot(self) -> Snapshot:
         """The ledger as it stands."""
@@ -27,6 +62,10 @@ class LedgerClient:
         """Lease what a replica wants; what it has already is granted again."""
         answer: Refusal | Terms = await self._call("reserve", wanted)
         return answer
+
+    async def park(self, replica: str) -> None:
+        """A replica keeps nothing but its process; the rest of its lease is free."""
+        await self._call("park", replica)
 
     async def hold(self, name: str) -> bool:
         """Hold, for five seconds more; True once nothing loads any more."""
@@ -40,9 +79,8 @@ class LedgerClient:
         import ray
 
         try:
-            actor = await asyncio.to_thread(ray.get_actor, ACTOR, NAMESPACE)
             async with asyncio.timeout(_ANSWER_S):
-                return await getattr(actor, method).remote(*arguments)
+                return await self._actor.call(method, *arguments)
         except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
             raise DaemonUnavailable(f"The memory ledger does not answer: {error}") from error
 
