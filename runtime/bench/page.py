@@ -50,7 +50,7 @@ def _section(path: Path, report: dict[str, Any]) -> str:
         head += f", warm-up {report['warmup_ms']:.0f} ms." if report["warmup_ms"] else "."
     if note := report.get("note"):
         head += f"\n\n{note}"
-    parts = [head, _table(report["rows"]), *_handle_costs(report["rows"])]
+    parts = [head, *map(_table, _tables(report["rows"])), *_handle_costs(report["rows"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,6 +73,19 @@ def _handle_costs(rows: list[dict[str, Any]]) -> list[str]:
     return sentences
 
 
+def _tables(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The rows, cut where one has no column of those before it but their names."""
+    tables: list[list[dict[str, Any]]] = []
+    columns: set[str] = set()
+    for row in rows:
+        if not columns & row.keys():
+            tables.append([])
+            columns = set()
+        tables[-1].append(row)
+        columns |= row.keys() - {"scenario"}
+    return tables
+
+
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
@@ -82,8 +95,13 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return " / ".join(f"{value[key]:.0f}" for key in _LATENCIES) if value["n"] else ""
+        return " / ".join(_ms(value[key]) for key in _LATENCIES) if value["n"] else ""
     return "" if value is None else str(value)
+
+
+def _ms(value: float) -> str:
+    """A latency with two figures at least, as far as hundredths."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _plot(report: dict[str, Any], target: Path) -> bool:
