@@ -256,6 +256,22 @@ def test_nothing_loads_while_a_neighbour_starts(
     assert half_full.serving() != pid
 
 
+def test_a_lease_is_timed_held_and_new_and_none_of_it_stays(half_full: Daemon) -> None:
+    half_full.serving()
+    told = half_full.in_cluster(
+        "import json\n"
+        "from runtime.bench.leases import serving, timed\n"
+        "async def rows():\n"
+        "    (lease,) = await serving(1, 'host')\n"
+        "    return await timed(lease, asked=50)\n"
+        "print(json.dumps(asyncio.run(rows())))\n"
+    )
+    rows = json.loads(told)
+    assert [row["lease_ms"]["n"] for row in rows] == [50, 50]
+    assert all(0 < row["lease_ms"]["p50"] < 100 for row in rows)
+    half_full.until(lambda: len(half_full.leases()) == 1, 10)
+
+
 def test_a_hold_ends_with_its_holder(half_full: Daemon, neighbour: http.server.HTTPServer) -> None:
     url = f"http://127.0.0.1:{neighbour.server_port}/health"
     with subprocess.Popen(

@@ -20,15 +20,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
+from runtime.bench.leases import on_gpu, serving, timed
 from runtime.bench.private import place, private_daemon
-from runtime.bench.report import distribution
 from runtime.client import SpeechClient
 from runtime.client.ledger import LedgerClient
 from runtime.config import BUILDER
-from runtime.errors import DaemonUnavailable, OutOfMemory, Overloaded, SpeechError
+from runtime.errors import OutOfMemory, Overloaded, SpeechError
 from runtime.memory.device import Unknown, devices, read
 from runtime.memory.footprint import GIB
-from runtime.memory.ledger import Lease
 from runtime.settings import Settings
 
 UTILISATION = 0.60
@@ -37,7 +36,6 @@ _TEXT = "Ballast goes on and on. " * 8
 _SAMPLE_S = 0.25
 _PATIENCE_S = 120.0
 _REPLICAS = 3  # of the configuration
-_ASKED = 500
 _DEAD_S = 2.0  # until the driver has given back what a dead process held
 
 
@@ -188,23 +186,6 @@ def _hold(settings: Settings, url: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-async def _on_gpu() -> list[Lease]:
-    snapshot = await LedgerClient().snapshot()
-    return [lease for lease in snapshot.leases if lease.device[1] != "host"]
-
-
-async def _serving(replicas: int) -> list[Lease]:
-    """The leases of the GPU once so many replicas serve."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(DaemonUnavailable):
-            leases = await _on_gpu()
-            if sum(lease.state == "serving" for lease in leases) >= replicas:
-                return leases
-        await asyncio.sleep(_SAMPLE_S)
-    raise SpeechError(f"{replicas} replicas did not come to serve within {_PATIENCE_S:g} s.")
-
-
 async def run(seconds: float, show: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """All scenarios; ``seconds`` is how long the neighbour takes to load."""
     neighbour = NeighbourProcess()
@@ -246,7 +227,7 @@ class _Bench:
         """Every row; ``neighbour`` runs already, and ``outcome`` is how it started."""
         watching = asyncio.create_task(self._watched.run())
         try:
-            leases = await _serving(_REPLICAS)
+            leases = await serving(_REPLICAS)
             await self._add("neighbour first, then we start", neighbour, outcome, len(leases))
             neighbour.stop()
             await self._start_beside_us("we serve, then the neighbour starts; hold", hold=True)
@@ -274,12 +255,12 @@ class _Bench:
                         holding = _hold(self._settings, f"{neighbour.url}/health")
                         held.enter_context(holding)
                     if kill:
-                        victim = next(x for x in await _on_gpu() if x.deployment == "TTS")
+                        victim = next(x for x in await on_gpu() if x.deployment == "TTS")
                         os.kill(victim.pid, signal.SIGKILL)
                         await asyncio.sleep(_DEAD_S)
                     outcome = await neighbour.start(self._seconds)
                     waiting = (await LedgerClient().snapshot()).waiting
-                leases = await _serving(_REPLICAS)
+                leases = await serving(_REPLICAS)
                 await self._add(
                     scenario,
                     neighbour,
@@ -299,7 +280,7 @@ class _Bench:
         try:
             with _hold(self._settings, f"{neighbour.url}/health"):
                 outcome = await neighbour.start(self._seconds)
-            before = {lease.pid for lease in await _on_gpu()}
+            before = {lease.pid for lease in await on_gpu()}
             try:
                 async for _ in self._client.synthesize("leak"):
                     pass
@@ -308,7 +289,7 @@ class _Bench:
                 met = type(error).__name__
             async for _ in self._client.synthesize("And on."):
                 pass
-            after = await _on_gpu()
+            after = await on_gpu()
             await self._add(
                 f"a request leaks: {met}",
                 neighbour,
@@ -320,17 +301,9 @@ class _Bench:
             neighbour.stop()
 
     async def _ledger(self) -> None:
-        """How long a lease takes: one that is asked for again changes nothing."""
-        ledger = LedgerClient()
-        leases = tuple(await _on_gpu())[:1]
-        took_ms = []
-        for _ in range(_ASKED):
-            began = time.perf_counter()
-            await ledger.reserve(leases)
-            took_ms.append((time.perf_counter() - began) * 1e3)
-        row = {"scenario": "the ledger is asked for a lease", "lease_ms": distribution(took_ms)}
-        self._rows.append(row)
-        self._show(row)
+        for row in await timed((await on_gpu())[0]):
+            self._rows.append(row)
+            self._show(row)
 
     async def _add(
         self, scenario: str, neighbour: NeighbourProcess, outcome: str, serving: int, **more: Any
@@ -345,7 +318,9 @@ class _Bench:
 
         After the warm-up with all slots full, and at the most: a hold fills the lease up.
         """
-        for lease in await _on_gpu():
+        for lease in await serving(_REPLICAS):
+            if lease.state != "serving":
+                continue
             peak = self._watched.peaks.get(lease.pid)
             claim, measured = lease.claim.total, lease.measured
             row = {

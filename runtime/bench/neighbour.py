@@ -17,6 +17,8 @@ import sys
 import time
 from typing import Any
 
+from runtime.bench.blocks import Blocks
+
 GIB = 1 << 30
 _STAGES = 30
 _BLOCK = 256 << 20
@@ -35,7 +37,7 @@ class Neighbour:
         import torch
 
         self._torch = torch
-        self._held: list[Any] = []
+        self._blocks = Blocks("cuda", _BLOCK)
         free, total = torch.cuda.mem_get_info()
         self.wanted = int(utilisation * total)
         self.cache = 0
@@ -57,7 +59,7 @@ class Neighbour:
             began = time.monotonic()
             upto = self._weights * (stage + 1) // _STAGES
             before = self._free()
-            taken = self._take(upto - self._size())
+            taken = self._blocks.take(upto - self._blocks.size)
             after = self._free()
             if after > before - taken + _SMALL:
                 raise StartFailed(self._grew(before, after, taken))
@@ -72,23 +74,11 @@ class Neighbour:
                 f"{self.cache / GIB:.2f} GiB are left for its cache, and it needs "
                 f"{self._least_cache / GIB:.2f}: {used / GIB:.2f} were taken while it started"
             )
-        self._take(self.cache)
+        self._blocks.take(self.cache)
 
     def intact(self) -> bool:
         """Whether every byte is what was written."""
-        return all(bool((block == index % 251).all()) for index, block in enumerate(self._held))
-
-    def _take(self, size: int) -> int:
-        taken = 0
-        while size - taken >= _BLOCK:
-            value = len(self._held) % 251
-            block = self._torch.full((_BLOCK,), value, dtype=self._torch.uint8, device="cuda")
-            self._held.append(block)
-            taken += _BLOCK
-        return taken
-
-    def _size(self) -> int:
-        return len(self._held) * _BLOCK
+        return self._blocks.intact()
 
     def _free(self) -> int:
         return int(self._torch.cuda.mem_get_info()[0])

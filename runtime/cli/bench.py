@@ -1,10 +1,11 @@
-"""``speech bench tts | asr | turn | transport | wer | idle``."""
+"""``speech bench tts | asr | turn | transport | memory | wer | idle``."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from rich.table import Table
 from runtime.bench import accuracy as accuracy_bench
 from runtime.bench import asr as asr_bench
 from runtime.bench import chaos as chaos_bench
+from runtime.bench import floors as floors_bench
 from runtime.bench import idle as idle_bench
 from runtime.bench import memory as memory_bench
+from runtime.bench import planning as planning_bench
 from runtime.bench import transport as transport_bench
 from runtime.bench import tts as tts_bench
 from runtime.bench import turn as turn_bench
@@ -154,19 +157,47 @@ def transport(
     _print(report("engines that cost nothing, two replicas each", 0.0, 0.0, rows), as_json)
 
 
+class _Part(StrEnum):
+    plan = "plan"
+    neighbour = "neighbour"
+    floors = "floors"
+
+
 @app.command()
 def memory(
     seconds: float = typer.Option(30.0, min=5.0, help="How long the neighbour takes to load."),
+    only: _Part | None = typer.Option(None, "--only", help="This part alone; all by default."),
     as_json: bool = _Json,
 ) -> None:
-    """The accountant beside a neighbour that starts as vLLM does; needs a GPU."""
+    """The budget on paper; on a GPU also the accountant beside neighbours of two kinds.
+
+    One starts as vLLM does, the other takes what nobody planned for.
+    """
     gpu = devices(read())[0]
-    if gpu.kind == "host":
-        raise InvalidRequest("There is no GPU here; this measures what the driver shows of one.")
+    if gpu.kind == "host" and only not in (None, _Part.plan):
+        raise InvalidRequest(f"There is no GPU here, and {only} measures what its driver shows.")
+    parts = tuple(_Part) if only is None else (only,)
+    show = _show(as_json)
+    rows = []
     with working("measuring ...", quiet=as_json):
-        rows = asyncio.run(memory_bench.run(seconds, _show(as_json)))
-    result = report("ballast of the size of Magpie and Parakeet streaming", 0.0, 0.0, rows)
-    _print(result | {"device": f"{gpu.name}; {result['device']}"}, as_json)
+        if _Part.plan in parts:
+            rows += planning_bench.run(show)
+        if _Part.neighbour in parts and gpu.kind != "host":
+            rows += asyncio.run(memory_bench.run(seconds, show))
+        if _Part.floors in parts and gpu.kind != "host":
+            rows += floors_bench.run(gpu.key, show)
+    if only is _Part.plan or gpu.kind == "host":
+        result = report("the plan alone, no engine", 0.0, 0.0, rows)
+    else:
+        result = report("ballast of the size of Magpie and Parakeet streaming", 0.0, 0.0, rows)
+    if gpu.kind != "host":
+        result["device"] = f"{gpu.name}; {result['device']}"
+    elif only is None:
+        result["note"] = (
+            "There is no GPU here: the rows beside neighbours are left out, as they compare "
+            "what replicas claim with what a GPU's driver shows of them."
+        )
+    _print(result, as_json)
 
 
 @app.command()
@@ -248,6 +279,8 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     console.print(table)
     console.print("[dim]Latencies are p50 / p99 in ms.[/]")
+    if note := result.get("note"):
+        console.print(note)
 
 
 def _cell(value: Any) -> str:
