@@ -24,6 +24,7 @@ from runtime.speech import (
     Voice,
 )
 from runtime.text import primary_language
+from runtime.voices import find_voice, is_blend, parse_blend
 
 MAX_TEXT_BYTES = 3_000_000
 """Longest text of one request, in UTF-8: a handle call carries at most 4 MiB (gRPC's default)."""
@@ -86,17 +87,23 @@ def _pick_voice(request: SynthesisRequest, capabilities: SynthesizerCapabilities
     if request.voice is None:
         speaking = (v for v in capabilities.voices if language is None or language in v.languages)
         return next(speaking)
-    by_name = {voice.name.casefold(): voice for voice in capabilities.voices}
-    voice = by_name.get(request.voice.casefold())
-    if voice is None:
-        names = ", ".join(v.name for v in capabilities.voices)
-        raise UnknownVoice(f"There is no voice {request.voice!r}; voices: {names}.")
+    voice = _find_voice(request.voice, capabilities)
     if language is not None and language not in voice.languages:
         raise UnknownVoice(
             f"Voice {voice.name!r} does not speak {language!r}; it speaks: "
             f"{', '.join(voice.languages)}."
         )
     return voice
+
+
+def _find_voice(name: str, capabilities: SynthesizerCapabilities) -> Voice:
+    names = tuple(voice.name for voice in capabilities.voices)
+    if not (capabilities.blends and is_blend(name)):
+        return capabilities.voices[names.index(find_voice(name, names))]
+    blend = parse_blend(name, names)
+    parts = [capabilities.voices[names.index(part)] for part, _ in blend.parts]
+    spoken = (tag for tag in parts[0].languages if all(tag in part.languages for part in parts))
+    return Voice(str(blend), tuple(spoken), "blend")
 
 
 def _check_options(request: SynthesisRequest, capabilities: SynthesizerCapabilities) -> None:

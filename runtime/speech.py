@@ -15,7 +15,7 @@ Conventions, everywhere in the project:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -123,6 +123,7 @@ class SynthesizerCapabilities:
             request starts with; the daemon then draws a seed where none is given.
         raw_text: True if ``normalise=False`` is possible.
         slots: How many utterances the engine synthesises at the same time.
+        blends: True if a voice may be a blend of voices, such as ``aria:0.7+leo:0.3``.
     """
 
     voices: tuple[Voice, ...]
@@ -132,6 +133,7 @@ class SynthesizerCapabilities:
     seed: bool = False
     raw_text: bool = False
     slots: int = 1
+    blends: bool = False
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -284,6 +286,16 @@ class LoadReport:
     warmup_ms: float
     details: dict[str, str] = field(default_factory=dict)
     sustains: int | None = None
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An engine that counts what it did to its requests, beyond what it says of each."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What happened, and how often since the engine was made; never less than before."""
+        ...
 
 
 @runtime_checkable

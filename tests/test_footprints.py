@@ -24,7 +24,7 @@ from runtime.engines.parakeet.footprint import state_bytes as stream_state
 from runtime.errors import ConfigError, UnknownEngine
 from runtime.memory.footprint import GIB, Footprint
 
-EMBEDDED = sorted(FOOTPRINTS.keys() - PLANNED)
+EMBEDDED = sorted(FOOTPRINTS.keys() - PLANNED - {"magpie-reference"})
 GPU = sorted(PLANNED)
 NEMOTRON = PARAKEET_STREAMING["nemotron-speech-streaming-en-0.6b"]
 MAGPIE_2026 = MAGPIE["magpie_tts_multilingual_357m"]

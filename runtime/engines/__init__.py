@@ -21,6 +21,7 @@ from runtime.speech import Recognizer, Synthesizer
 SYNTHESIZERS: Mapping[str, str] = {
     "hibari": "runtime.engines.embedded.hibari:HibariSynthesizer",
     "magpie": "runtime.engines.magpie:MagpieSynthesizer",
+    "magpie-reference": "runtime.engines.magpie.reference:MagpieReference",
 }
 RECOGNIZERS: Mapping[str, str] = {
     "moonshine": "runtime.engines.embedded.moonshine:MoonshineRecognizer",
@@ -36,6 +37,7 @@ FOOTPRINTS: Mapping[str, str] = {
     "moonshine": "runtime.engines.embedded.footprint:moonshine",
     "whisper": "runtime.engines.embedded.footprint:whisper",
     "magpie": "runtime.engines.magpie.footprint:footprint",
+    "magpie-reference": "runtime.engines.magpie.footprint:reference_footprint",
     "parakeet": "runtime.engines.parakeet.footprint:footprint",
     "parakeet-streaming": "runtime.engines.parakeet.footprint:streaming_footprint",
 }

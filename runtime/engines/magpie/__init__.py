@@ -1,4 +1,1 @@
-"""Speech synthesis with NVIDIA Magpie TTS.
-
-What is here so far is the estimate of its memory, which the engine will hold to.
-"""
+"""Speech synthesis with NVIDIA Magpie TTS through NeMo; see docs/magpie.md."""

@@ -13,14 +13,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.engines.models import MAGPIE, MagpieModel
-from runtime.engines.nvidia import HOST, RESERVE, megabytes, read_options
-from runtime.engines.options import seconds
+from runtime.engines.magpie.options import (
+    FRAME_RATE,
+    MAX_FRAMES,
+    read_magpie_options,
+    read_reference_options,
+)
+from runtime.engines.models import MagpieModel
+from runtime.engines.nvidia import HOST, RESERVE, megabytes
 from runtime.memory.footprint import Footprint
 
-FRAME_RATE = 22050 / 1024  # the codec's: 1024 samples a frame at 22050 Hz
-MAX_FRAMES = 500  # NeMo's own limit (max_decoder_steps), whatever the stacking
-MAX_UTTERANCE_S = 23.2  # the same in seconds, rounded down
 MAX_SLOTS = 64  # the most that have been measured
 
 _CFG = 2  # rows of a slot: with its text, and without (classifier-free guidance)
@@ -41,13 +43,14 @@ _FLOAT32 = 4
 _CODEC_STATE = 184_000
 _CODEC_FRAME = 6 * 27_648
 _CODEC_FRAMES = 4
+_CODEC_LEAD = 32  # frames before a chunk that the reference engine decodes again
+_WHOLE_CODEC = 62_600_000  # numbers, its encoder included
 
 
 def footprint(options: Mapping[str, Any]) -> Footprint:
     """Estimate what a replica with these options needs.
 
-    Options: ``model``, ``weights``, ``dtype``, ``slots``, ``max_slots``, and
-    ``max_utterance_s``, the longest stretch of speech that is generated in one go.
+    Options are those of ``MagpieOptions``.
 
     By a checkpoint's own count the weights come out 57 M numbers higher at the public
     geometry of 2026: causal masks, saved as float32, which need not be kept on the GPU.
@@ -55,13 +58,9 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
     Raises:
         ConfigError: An option that there is not, or a value that cannot be.
     """
-    read = read_options("magpie", options, MAGPIE, MAX_SLOTS, ("max_utterance_s",))
+    magpie = read_magpie_options("magpie", options, MAX_SLOTS, "bfloat16")
+    read, longest = magpie.common, magpie.max_utterance_s
     model, number = read.model, read.number
-    longest = seconds(
-        "max_utterance_s",
-        options.get("max_utterance_s", MAX_UTTERANCE_S),
-        MAX_FRAMES / FRAME_RATE,
-    )
     acoustic, source = read.weight_bytes(model.parameters)
     rows, text = cache_rows(model, longest), text_rows(longest)
     state = state_bytes(model, rows, text, number)
@@ -80,6 +79,44 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
             f"a slot: {megabytes(state)} of state ({rows} rows of context and steps, {text} of "
             f"text), {megabytes(share)} in a step; once: {min(_PREFILL_BATCH, read.batch)} x "
             f"{megabytes(prefill)} of prefill, {megabytes(RESERVE)} for graphs and slack"
+        ),
+    )
+
+
+def reference_footprint(options: Mapping[str, Any]) -> Footprint:
+    """Estimate what a replica of ``MagpieReference`` with these options needs.
+
+    NeMo's caches grow with every step, and each time are copied: twice their final size is
+    counted. The codec decodes a chunk at once, with ``CODEC_CONTEXT`` frames before it. While
+    NeMo restores it holds the float32 weights twice in host memory, wherever they go then.
+
+    Raises:
+        ConfigError: An option that there is not, or a value that cannot be.
+    """
+    magpie = read_reference_options(options)
+    read = magpie.common
+    model, number = read.model, read.number
+    acoustic, source = read.weight_bytes(model.parameters)
+    frames = min(MAX_FRAMES, math.ceil(magpie.max_utterance_s * FRAME_RATE))
+    rows = (_CFG if magpie.cfg else 1) * (model.context_rows + frames // model.stacking)
+    # Keys, values, and what self- and cross-attention gave: NeMo keeps all of them.
+    caches = 2 * 4 * model.layers * rows * model.d * number
+    codec = (frames + _CODEC_LEAD) * _CODEC_FRAME * _FLOAT32
+    restoring = 2 * (acoustic // number + _WHOLE_CODEC) * _FLOAT32
+    weights = acoustic + model.codec_parameters * _FLOAT32
+    on_gpu = magpie.device != "cpu"
+    return Footprint(
+        on_gpu=on_gpu,
+        weights=weights,
+        weights_from=source,
+        workspace=RESERVE if on_gpu else 0,
+        state_per_slot=caches + codec,
+        host=HOST + (restoring if on_gpu else restoring - weights),
+        slots=1,
+        max_slots=1,
+        formula=(
+            f"one slot: {megabytes(caches)} of caches that NeMo copies as they grow, "
+            f"{megabytes(codec)} of the codec; while restoring, {megabytes(restoring)} of the host"
         ),
     )
 

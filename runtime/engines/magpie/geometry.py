@@ -16,18 +16,20 @@ from typing import Any
 from runtime.engines.archive import NemoArchive
 from runtime.errors import CheckpointError
 
-# Which tokenisers speak a language, best first, as in LANGUAGE_TOKENIZER_MAP of NeMo 3.0.0
-# (nemo/collections/tts/parts/utils/tts_dataset_utils.py); a test holds the two together.
+# Which tokenisers speak a language, best first: LANGUAGE_TOKENIZER_MAP of NeMo 3.0.0
+# (nemo/collections/tts/parts/utils/tts_dataset_utils.py; a test holds the two together), and
+# the names that the checkpoint of 2026 has and that map lacks. With those NeMo 3.0.0 itself
+# falls back to the English tokeniser without a word.
 TOKENIZERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "en": ("english_phoneme", "english"),
         "de": ("german_phoneme", "german"),
         "es": ("spanish_phoneme", "spanish"),
         "fr": ("french_chartokenizer", "french"),
-        "it": ("italian_phoneme", "italian"),
-        "vi": ("vietnamese_phoneme", "vietnamese"),
+        "it": ("italian_phoneme", "italian", "italian_chartokenizer"),
+        "vi": ("vietnamese_phoneme", "vietnamese", "vietnamese_chartokenizer"),
         "zh": ("mandarin_phoneme", "mandarin", "chinese"),
-        "hi": ("hindi_chartokenizer", "hindi"),
+        "hi": ("hindi_chartokenizer", "hindi", "hindi_phoneme"),
         "ja": ("japanese_phoneme", "japanese"),
     }
 )
@@ -240,13 +242,17 @@ def _kind(config: Mapping[str, Any]) -> list[tuple[str, object, object]]:
 
 
 def _tokenizers(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Language and tokeniser, as the checkpoint maps them, or by the names above."""
     there = config.get("text_tokenizers") or {}
     if not there and "text_tokenizer" in config:  # English only, as it was named before
         there = {"english_phoneme": config["text_tokenizer"]}
-    order = list(there)
+    own = config.get("language_to_tokenizer_mapping") or {}
     found = []
-    for language, candidates in TOKENIZERS.items():
-        name = next((name for name in candidates if name in there), None)
+    for language in dict.fromkeys((*own, *TOKENIZERS)):
+        names = own.get(language, TOKENIZERS.get(language, ()))
+        names = (names,) if isinstance(names, str) else names
+        name = next((name for name in names if name in there), None)
         if name is not None:
-            found.append((language, name))
+            found.append((str(language), str(name)))
+    order = list(there)
     return tuple(sorted(found, key=lambda pair: order.index(pair[1])))

@@ -1,0 +1,143 @@
+"""What a Magpie engine is configured with, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from runtime.engines.models import MAGPIE
+from runtime.engines.nvidia import NvidiaOptions, read_options
+from runtime.engines.options import one_of, positive, seconds
+from runtime.errors import ConfigError
+
+MAX_FRAMES = 500
+"""NeMo's own limit of a chunk of text (``max_decoder_steps``), whatever the stacking."""
+
+FRAME_RATE = 22050 / 1024
+"""The codec's: 1024 samples a frame at 22050 Hz."""
+
+MAX_UTTERANCE_S = 23.2
+"""``MAX_FRAMES`` in seconds, rounded down."""
+
+CODEC = "nemo-nano-codec-22khz-1.89kbps-21.5fps"
+
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+
+SYNTHESIS = (
+    "max_utterance_s",
+    "codec",
+    "device",
+    "temperature",
+    "top_k",
+    "cfg",
+    "cfg_scale",
+    "normalizer",
+    "carry",
+    "pause_s",
+)
+"""Options beyond those that all of NVIDIA's engines have."""
+
+
+@dataclass(frozen=True, slots=True)
+class MagpieOptions:
+    """The options of a Magpie engine.
+
+    Attributes:
+        common: Those that all of NVIDIA's engines have.
+        codec: The codec's ``.nemo``; None for the one that `speech models pull` fetched.
+        device: Where it runs; ``auto`` takes a GPU if there is one.
+        max_utterance_s: The longest audio of one chunk of text, in seconds.
+        temperature: Of sampling; 0 takes the likeliest code. None keeps the checkpoint's.
+        top_k: How many codes are drawn from. None keeps the checkpoint's.
+        cfg: Classifier-free guidance: better speech for twice the work.
+        cfg_scale: How much of it. None keeps the checkpoint's.
+        normalizer: What writes numbers and abbreviations out: ``auto``, ``nemo``, ``rules``
+            or ``off``.
+        carry: How many pieces (sentences) in a row carry text and alignment over from the one
+            before; 1 speaks each for itself.
+        pause_s: Silence between two pieces that carry nothing over.
+    """
+
+    common: NvidiaOptions[Any]
+    codec: Path | None
+    device: Device
+    max_utterance_s: float
+    temperature: float | None
+    top_k: int | None
+    cfg: bool
+    cfg_scale: float | None
+    normalizer: str
+    carry: int
+    pause_s: float
+
+
+def read_magpie_options(
+    engine: str, options: Mapping[str, Any], max_slots: int, dtype: str
+) -> MagpieOptions:
+    """Check the options of a Magpie engine.
+
+    Args:
+        engine: Its name, for errors.
+        options: As configured.
+        max_slots: The most slots it runs.
+        dtype: What it runs in by default.
+
+    Raises:
+        ConfigError: An option that there is not, or a value that cannot be.
+    """
+    common = read_options(engine, {"dtype": dtype, **options}, MAGPIE, max_slots, SYNTHESIS)
+    device = options.get("device", "auto")
+    one_of("device", device, ("auto", "cpu", "cuda"))
+    normalizer = options.get("normalizer", "auto")
+    one_of("normalizer", normalizer, ("auto", "nemo", "rules", "off"))
+    cfg = options.get("cfg", True)
+    one_of("cfg", cfg, (True, False))
+    codec = options.get("codec")
+    if codec is not None and (not isinstance(codec, str | Path) or not str(codec)):
+        raise ConfigError(f"codec is {codec!r}; it must be the path of a codec's .nemo.")
+    top_k = options.get("top_k")
+    return MagpieOptions(
+        common=common,
+        codec=None if codec is None else Path(codec).expanduser(),
+        device=device,
+        max_utterance_s=seconds(
+            "max_utterance_s",
+            options.get("max_utterance_s", MAX_UTTERANCE_S),
+            MAX_FRAMES / FRAME_RATE,
+        ),
+        temperature=_number("temperature", options.get("temperature"), 0.0, 5.0),
+        top_k=None if top_k is None else positive("top_k", top_k),
+        cfg=cfg,
+        cfg_scale=_number("cfg_scale", options.get("cfg_scale"), 0.0, 20.0),
+        normalizer=normalizer,
+        carry=positive("carry", options.get("carry", 4)),
+        pause_s=_number("pause_s", options.get("pause_s", 0.3), 0.0, 5.0) or 0.0,
+    )
+
+
+def read_reference_options(options: Mapping[str, Any]) -> MagpieOptions:
+    """Check the options of the reference engine, which speaks one utterance at a time.
+
+    Raises:
+        ConfigError: As above, or more than one slot.
+    """
+    read = read_magpie_options("magpie-reference", options, 1, "float32")
+    if read.common.batch != 1:
+        raise ConfigError(
+            f"Engine 'magpie-reference' speaks one utterance at a time; slots is "
+            f"{read.common.batch}, and can only be 1. More replicas speak more at once."
+        )
+    return read
+
+
+def _number(name: str, value: object, least: float, most: float) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; it must be a number.")
+    if not least <= value <= most:
+        raise ConfigError(f"{name} is {value!r}; it must be from {least:g} to {most:g}.")
+    return float(value)

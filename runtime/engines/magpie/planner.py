@@ -1,0 +1,62 @@
+"""A piece of text as chunks of tokens that the model can speak in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from runtime.engines.magpie.tokens import FrontEnd, Tokens
+from runtime.normalization import Normalizer
+from runtime.text import plan_chunks
+
+_TOKENS_PER_SECOND = 11
+"""Of speech: phonemes, tones, spaces and marks at a slow pace. NeMo's own bounds of a chunk
+(45 words of English, 100 characters of Chinese, for about 20 s) come to 10 to 14."""
+
+_FEWEST_TOKENS = 12
+
+
+class TextPlanner:
+    """Normalises, tokenises, and cuts what would not fit into the longest chunk of audio."""
+
+    MAX_PIECE_CHARS: ClassVar[int] = 400
+    """Characters of a piece of the source text; numbers in it may become many more."""
+
+    def __init__(
+        self, frontend: FrontEnd, normalizer: Normalizer, seconds: float, counts: dict[str, int]
+    ) -> None:
+        """``seconds`` of audio are the most of one chunk; what is done is added to ``counts``."""
+        self._frontend = frontend
+        self._normalizer = normalizer
+        self._max_tokens = max(_FEWEST_TOKENS, int(seconds * _TOKENS_PER_SECOND))
+        self._counts = counts
+
+    @property
+    def shortest(self) -> tuple[int, ...]:
+        """Token ids of a short chunk, to warm up with; they mean nothing."""
+        return (*[0] * 7, self._frontend.eos_id)
+
+    @property
+    def longest(self) -> tuple[int, ...]:
+        """Token ids of the longest chunk; they mean nothing."""
+        return (*[0] * (self._max_tokens - 1), self._frontend.eos_id)
+
+    def plan(self, text: str, language: str, normalise: bool) -> list[Tokens]:
+        """Chunks of a piece of text, in order; none if nothing of it can be spoken."""
+        if normalise:
+            text = self._normalizer.normalize(text, language)
+            self._counts["normalizer_failures"] = sum(self._normalizer.failures.values())
+        chunks = list(self._fitting(text, language))
+        for chunk in chunks:
+            self._counts["characters_removed"] += chunk.removed
+            self._counts["tokens_padded"] += chunk.padded
+        return [chunk for chunk in chunks if chunk.ids]
+
+    def _fitting(self, text: str, language: str) -> Iterator[Tokens]:
+        tokens = self._frontend.tokenize(text, language)
+        if len(tokens.ids) <= self._max_tokens or len(text) < 2:
+            yield tokens
+            return
+        share = len(text) * self._max_tokens / len(tokens.ids)
+        for part in plan_chunks(text, language, min(len(text) - 1, max(1, int(share)))):
+            yield from self._fitting(part.text, language)

@@ -1,0 +1,379 @@
+"""Magpie as NeMo runs it: ``generate_speech`` with its key-value cache, one chunk at a time.
+
+The yardstick of this project's own engine, and what runs where CUDA graphs cannot: on a CPU,
+say. On an H100 NeMo's loop is slower than real time, at whatever precision
+(docs/benchmarks.md). Nothing here changes what NeMo computes: the loop, the attention
+prior, the sampling and the text history between chunks are its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from runtime.audio import float32_to_pcm16
+from runtime.engines.magpie.checkpoint import Magpie, inspect, load
+from runtime.engines.magpie.options import CODEC, read_reference_options
+from runtime.engines.magpie.planner import TextPlanner
+from runtime.engines.magpie.tokens import FrontEnd, Tokens
+from runtime.engines.magpie.voicing import Voicing
+from runtime.engines.worker import ModelWorker
+from runtime.errors import EngineFailed, NothingToSpeak, UnknownEngine
+from runtime.memory.footprint import GIB
+from runtime.models.store import path_of
+from runtime.normalization import Normalizer, make_normalizer
+from runtime.speech import (
+    AudioChunk,
+    LoadReport,
+    Samples,
+    SynthesisRequest,
+    SynthesizerCapabilities,
+)
+from runtime.text import TextChunk, plan_chunks
+from runtime.voices import read_blends
+
+CODEC_CONTEXT = 32
+"""Frames of codes before a stretch that the codec must see for the stretch to come out as in
+one go: its decoder is causal and sees 25 (measured: an error of 0 at 25, of 1e-4 at 10)."""
+
+_MESSAGE_S = 0.5  # of audio: few messages
+_SILENCE = 10 ** (-50 / 20)  # amplitude below which a sample counts as silent
+_WARM_FRAMES = 16
+
+
+class _Stopped(Exception):  # not an error: the caller has left
+    """Raised within NeMo's loop once nobody wants the audio any more."""
+
+
+@dataclass(slots=True)
+class _Carried:
+    """What a piece leaves to the next one of its group.
+
+    Attributes:
+        state: NeMo's ``ChunkState``: text history, its encoding, how far it was attended.
+        codes: The last frames of codes, shape ``(1, codebooks, frames)``.
+    """
+
+    state: Any = None
+    codes: Any = None
+
+
+@dataclass(slots=True)
+class _Utterance:
+    """One request on its way through the model."""
+
+    request: SynthesisRequest
+    seed: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    carried: _Carried = field(default_factory=_Carried)
+
+
+class MagpieReference:
+    """NeMo's own loop behind the ``Synthesizer`` contract; one utterance at a time.
+
+    A seed repeats the audio of a piece exactly on the same device and dtype, whichever piece a
+    request starts with: pieces before it that carry over to it are spoken again, unheard.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Options are those of ``MagpieOptions``; files are looked at, nothing is loaded.
+
+        Raises:
+            ConfigError: An option that there is not, or a value that cannot be.
+            CheckpointError: The files are not there, damaged, or of no kind that runs here.
+        """
+        self._options = read_reference_options(options)
+        common = self._options.common
+        self._files = inspect(
+            common.weights or path_of(common.model_name), self._options.codec or path_of(CODEC)
+        )
+        geometry, codec = self._files.geometry, self._files.codec_geometry
+        self._max_frames = min(
+            geometry.max_frames, int(self._options.max_utterance_s * codec.frame_rate)
+        )
+        self._counts = dict.fromkeys(
+            ("characters_removed", "tokens_padded", "chunks_cut_short", "normalizer_failures"), 0
+        )
+        blends = read_blends(self._files.weights, geometry.speakers)
+        self._voicing = Voicing(geometry.speakers, self._files.languages, blends)
+        self._capabilities = SynthesizerCapabilities(
+            voices=self._voicing.voices,
+            sample_rate=codec.sample_rate,
+            streaming=False,
+            seed=True,
+            raw_text=True,
+            slots=1,
+            blends=True,
+        )
+        self._worker = ModelWorker("magpie-reference")
+        self._stop: threading.Event | None = None
+        self._magpie: Magpie | None = None
+        self._planner: TextPlanner | None = None
+        self._normalizer: Normalizer | None = None
+
+    @property
+    def capabilities(self) -> SynthesizerCapabilities:
+        """Voices and languages are those of the checkpoint."""
+        return self._capabilities
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was done to texts: see docs/magpie.md."""
+        return dict(self._counts)
+
+    async def load(self) -> LoadReport:
+        """Restore the checkpoint, prewarm the normaliser, and speak a few frames."""
+        return await self._worker.run(self._load)
+
+    def _load(self) -> LoadReport:
+        self._normalizer = make_normalizer(self._options.normalizer, self._files.languages)
+        self._normalizer.prewarm()
+        device = pick_device(self._options.device)
+        self._magpie = magpie = load(self._files, device, self._options.common.dtype)
+        model = magpie.model
+        parameters = model.inference_parameters
+        parameters.max_decoder_steps = self._max_frames
+        for name, value in (
+            ("temperature", self._options.temperature),
+            ("topk", self._options.top_k),
+            ("cfg_scale", self._options.cfg_scale),
+        ):
+            if value is not None:
+                setattr(parameters, name, value)
+        model.decoder.register_forward_pre_hook(self._check_wanted)
+        self._voicing.attach(model)
+        frontend = FrontEnd(model.tokenizer, self._files.tokenizers, int(model.eos_id))
+        seconds = self._max_frames / self._files.codec_geometry.frame_rate
+        self._planner = TextPlanner(frontend, self._normalizer, seconds, self._counts)
+        loaded = time.perf_counter()
+        self._speak_nonsense(self._planner.shortest, _WARM_FRAMES)
+        geometry = self._files.geometry
+        return LoadReport(
+            seconds=magpie.seconds,
+            warmup_ms=(time.perf_counter() - loaded) * 1e3,
+            details={
+                "checkpoint": str(self._files.weights),
+                "codec": str(self._files.codec),
+                "geometry": geometry.describe(),
+                "saved by": f"NeMo {geometry.nemo_version or 'of unknown version'}",
+                "device": device,
+                "dtype": f"{magpie.dtype}, codec float32",
+                "weights": f"{magpie.weight_bytes / GIB:.2f} GiB",
+                "normalizer": self._normalizer.name,
+                "languages": ", ".join(self._files.languages),
+                **{f"without {tag}": why for tag, why in self._files.left_out.items()},
+            },
+            sustains=1,
+        )
+
+    async def exercise(self) -> None:
+        """Speak the longest chunk there can be."""
+        await self._worker.run(self._exercise)
+
+    def _exercise(self) -> None:
+        planner = self._planner
+        if planner is None:
+            raise RuntimeError("exercise() was called before load()")
+        self._speak_nonsense(planner.longest, self._max_frames)
+
+    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Speak; see ``Synthesizer.synthesize``."""
+        drawn = int(np.random.SeedSequence().generate_state(1)[0])
+        utterance = _Utterance(request, drawn if request.seed is None else request.seed)
+        rate = self._capabilities.sample_rate
+        first_sample, piece = 0, request.first_piece
+        carry = self._options.carry
+        group = request.first_piece - request.first_piece % carry
+        try:
+            for part, following in followed(islice(self._pieces(request), group, None)):
+                samples = await self._worker.run(self._speak, utterance, part, following)
+                if part.index < request.first_piece:
+                    continue  # said for what it leaves to the next one
+                piece = part.index
+                pcm = float32_to_pcm16(samples)
+                size = 2 * int(_MESSAGE_S * rate)
+                for start in range(0, len(pcm), size):
+                    block = pcm[start : start + size]
+                    last = start + len(block) == len(pcm)
+                    yield AudioChunk(block, rate, first_sample, piece, piece_end=last)
+                    first_sample += len(block) // 2
+        finally:
+            utterance.stop.set()  # within NeMo's loop it ends at the next step
+        if not first_sample and not request.first_piece:
+            raise NothingToSpeak(
+                f"The tokeniser of {request.language!r} knows no sound for {request.text[:40]!r}."
+            )
+        yield AudioChunk(b"", rate, first_sample, piece, end=True)
+
+    async def close(self) -> None:
+        """Free the model."""
+        if self._stop is not None:
+            self._stop.set()
+        self._worker.close()
+        await self._worker.finished()
+        self._magpie = None
+        self._planner = None
+        self._voicing.detach()
+        if self._normalizer is not None:
+            self._normalizer.close()
+            self._normalizer = None
+
+    def _pieces(self, request: SynthesisRequest) -> Iterator[TextChunk]:
+        return plan_chunks(request.text, request.language or "en", TextPlanner.MAX_PIECE_CHARS)
+
+    def _speak(
+        self, utterance: _Utterance, piece: TextChunk, following: TextChunk | None
+    ) -> Samples:
+        if self._planner is None:
+            raise RuntimeError("synthesize() was called before load()")
+        request, carry = utterance.request, self._options.carry
+        if piece.index % carry == 0:
+            utterance.carried = _Carried()
+        ends = following is None or following.index % carry == 0
+        chunks = self._planner.plan(piece.text, request.language or "en", request.normalise)
+        seeds = np.random.SeedSequence([utterance.seed, piece.index]).spawn(len(chunks))
+        self._stop = utterance.stop
+        parts = [
+            self._speak_chunk(
+                utterance.carried,
+                chunk,
+                row=self._voicing.row(request.voice or ""),
+                ends=ends and index == len(chunks) - 1,
+                seed=int(seed.generate_state(1, np.uint64)[0] >> 1),
+            )
+            for index, (chunk, seed) in enumerate(zip(chunks, seeds, strict=True))
+        ]
+        if parts and ends and following is not None:
+            pause = round(self._options.pause_s * self._capabilities.sample_rate)
+            silent = trailing_silence(parts[-1])
+            parts.append(np.zeros(max(0, pause - silent), dtype=np.float32))
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+    def _speak_chunk(
+        self, carried: _Carried, chunk: Tokens, *, row: int, ends: bool, seed: int
+    ) -> Samples:
+        codes = self._generate(carried, chunk.ids, row, ends, seed)
+        if codes.shape[-1] >= self._max_frames:
+            self._counts["chunks_cut_short"] += 1
+        return self._decode(carried, codes)
+
+    def _generate(
+        self, carried: _Carried, ids: tuple[int, ...], row: int, ends: bool, seed: int
+    ) -> Any:
+        """Codes of a chunk, shape ``(1, codebooks, frames)``."""
+        import torch
+
+        assert self._magpie is not None
+        model, device = self._magpie.model, self._magpie.device
+        begins = carried.state is None
+        if begins:
+            carried.state = model.create_chunk_state(1)
+        torch.manual_seed(seed)  # NeMo draws from the global generators
+        batch = {
+            "text": torch.tensor([ids], device=device),
+            "text_lens": torch.tensor([len(ids)], device=device),
+            "speaker_indices": [row],
+        }
+        # NeMo neither turns its cache on nor empties it between chunks.
+        model.decoder.reset_cache(use_cache=True)
+        try:
+            with torch.no_grad(), _autocast(self._magpie):
+                output = model.generate_speech(
+                    batch,
+                    chunk_state=carried.state,
+                    end_of_text=[ends],
+                    beginning_of_text=begins,
+                    use_cfg=self._options.cfg,
+                    use_local_transformer_for_inference=True,
+                )
+        finally:
+            model.decoder.reset_cache(use_cache=False)
+            model.local_transformer.reset_cache(use_cache=False)
+        return output.predicted_codes[:1, :, : int(output.predicted_codes_lens[0])]
+
+    def _decode(self, carried: _Carried, codes: Any) -> Samples:
+        """Samples of new frames, as the codec would make them from all frames at once."""
+        import torch
+
+        assert self._magpie is not None
+        frames = codes.shape[-1]
+        if not frames:
+            return np.zeros(0, dtype=np.float32)
+        model = self._magpie.model
+        together = codes if carried.codes is None else torch.cat([carried.codes, codes], dim=-1)
+        carried.codes = together[:, :, -CODEC_CONTEXT:]
+        length = torch.tensor([together.shape[-1]], device=together.device)
+        with torch.no_grad():
+            if model._codec_converter is not None:
+                together = model._codec_converter.convert_new_to_original(
+                    audio_tokens=together, audio_lens=length
+                )
+            audio, _ = model._codec_model.decode(tokens=together, tokens_len=length)
+        new = frames * self._files.codec_geometry.samples_per_frame
+        samples: Samples = audio[0, -new:].float().cpu().numpy()
+        if not np.isfinite(samples).all():
+            raise EngineFailed("The codec gave samples that are not numbers; try dtype bfloat16.")
+        return samples
+
+    def _speak_nonsense(self, ids: tuple[int, ...], frames: int) -> None:
+        """Run a chunk of exactly ``frames`` frames, whatever the model wants to say."""
+        assert self._magpie is not None
+        parameters = self._magpie.model.inference_parameters
+        before = parameters.max_decoder_steps, parameters.min_generated_frames
+        frames = min(frames, self._max_frames)
+        parameters.max_decoder_steps, parameters.min_generated_frames = frames, frames + 1
+        carried = _Carried()
+        self._stop = None
+        try:
+            self._decode(carried, self._generate(carried, ids, 0, True, 0))
+        finally:
+            parameters.max_decoder_steps, parameters.min_generated_frames = before
+
+    def _check_wanted(self, *_: object) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise _Stopped
+
+
+def followed(pieces: Iterator[TextChunk]) -> Iterator[tuple[TextChunk, TextChunk | None]]:
+    """Each piece with the one after it, and the last with None."""
+    current = next(pieces, None)
+    while current is not None:
+        following = next(pieces, None)
+        yield current, following
+        current = following
+
+
+def trailing_silence(samples: Samples) -> int:
+    """How many samples at the end are below -50 dBFS."""
+    loud = np.flatnonzero(np.abs(samples) >= _SILENCE)
+    return int(len(samples) - 1 - loud[-1]) if loud.size else len(samples)
+
+
+def pick_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``, for a device as configured.
+
+    Raises:
+        UnknownEngine: A GPU is wanted, and torch finds none.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UnknownEngine(
+            "device is 'cuda', and torch finds no GPU: see `speech doctor`, or leave it at 'auto'."
+        )
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def _autocast(magpie: Magpie) -> Any:
+    """NeMo mixes float32 (priors, masks) with the weights' type: let torch choose per operation."""
+    import torch
+
+    dtype = getattr(torch, magpie.dtype)
+    return torch.autocast(magpie.device, dtype=dtype, enabled=magpie.dtype != "float32")
