@@ -91,6 +91,24 @@ def test_every_language_has_tokens_of_its_own(model: Any, stacking: int) -> None
         seen |= ids
 
 
+def test_nemo_takes_languages_it_does_not_know_for_english(moved: Callable[[int], Any]) -> None:
+    from nemo.collections.tts.parts.utils.tts_dataset_utils import get_tokenizer_for_language
+
+    def strange(stacking: int) -> set[str]:
+        names = moved(stacking).tokenizer.tokenizer_names
+        chosen = {language: get_tokenizer_for_language(language, names) for language in LANGUAGES}
+        return {language for language in LANGUAGES if chosen[language] == "english_phoneme"} - {
+            "en"
+        }
+
+    assert strange(1) == set()
+    assert strange(2) == {"hi", "it", "vi"}
+    mapping = moved(2).cfg.language_to_tokenizer_mapping
+    assert {language: mapping[language][0] for language in LANGUAGES} == {
+        language: name for language, name in TOKENIZERS[2].items() if language
+    }
+
+
 @pytest.mark.parametrize("language", ["en", "es", "de"])
 def test_the_dictionaries_know_the_sentences(model: Any, stacking: int, language: str) -> None:
     tokenizer = model.tokenizer.tokenizers[TOKENIZERS[stacking][language]]

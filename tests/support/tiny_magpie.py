@@ -56,6 +56,8 @@ class Geometry:
 
 
 TINY = {1: Geometry(local_d_model=16, local_heads=1), 2: Geometry(local_layers=2)}
+# With the public vocabulary, of 3 359 ids, stacking 2 has the public checkpoint's 260 tensors
+# and 359 698 319 numbers, causal masks included.
 _PUBLIC = Geometry(768, 3072, 12, 6, 12, 128, 2, 768, 12, 217, 2048)
 FULL = {
     1: replace(_PUBLIC, local_layers=1, local_d_model=256, local_heads=1, context=110),

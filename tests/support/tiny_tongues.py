@@ -56,9 +56,10 @@ TOKENIZERS = {
 }
 """Frame stacking -> language -> tokeniser, in the archive's order.
 
-The second generation calls two of them by names that NeMo 3.0's own map of languages does
-not have: there ``do_tts`` reads Italian and Vietnamese with the English tokeniser. What is
-right stands in the archive's ``language_to_tokenizer_mapping``, which NeMo 3.0 ignores.
+The second generation calls three of them by names that NeMo 3.0's own map of languages does
+not have: there ``do_tts`` reads Hindi, Italian and Vietnamese with the English tokeniser. What
+is right stands in the archive's ``language_to_tokenizer_mapping``, which NeMo 3.0 ignores. That
+generation has Portuguese, Korean and Arabic too, which are left out here.
 """
 
 NEMO_VERSIONS = {1: "2.6.0rc0", 2: "2.8.0rc0"}
