@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,7 @@ def load(files: MagpieFiles, device: str = "cpu", dtype: str = "float32") -> Mag
             name: _without_download(name, tokenizer, stack)
             for name, tokenizer in _tokenizers(config).items()
         }
+        stack.enter_context(_codec_without_training())
         try:
             model = restore(model_class, archive, config)
         except CheckpointError as error:
@@ -175,6 +176,36 @@ def _codec_archive(path: Path) -> str:
             f"{path} is a folder: NeMo restores a codec from its .nemo only; give that file."
         )
     return str(path)
+
+
+@contextmanager
+def _codec_without_training() -> Iterator[None]:
+    """Let Magpie restore its codec on the CPU, without what judges it in training.
+
+    The discriminator of the public codec is made of WavLM, which NeMo would download; and
+    wherever there is a GPU NeMo restores the codec there first.
+    """
+    from nemo.collections.tts.models import magpietts
+    from omegaconf import open_dict
+
+    whole = magpietts.AudioCodecModel
+
+    class Codec(whole):  # type: ignore[misc, valid-type]
+        def __init__(self, cfg: Any, trainer: Any = None) -> None:
+            with open_dict(cfg):
+                cfg.discriminator = None
+                cfg.use_scl_loss = False
+            super().__init__(cfg=cfg, trainer=trainer)
+
+        @classmethod
+        def restore_from(cls, restore_path: str, **options: Any) -> Any:
+            return super().restore_from(restore_path, **{"map_location": "cpu", **options})
+
+    magpietts.AudioCodecModel = Codec
+    try:
+        yield
+    finally:
+        magpietts.AudioCodecModel = whole
 
 
 def _tokenizers(config: Mapping[str, Any]) -> Mapping[str, Any]:

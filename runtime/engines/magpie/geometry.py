@@ -15,6 +15,7 @@ from typing import Any
 
 from runtime.engines.archive import NemoArchive
 from runtime.errors import CheckpointError
+from runtime.text import primary_language
 
 # Which tokenisers speak a language, best first: LANGUAGE_TOKENIZER_MAP of NeMo 3.0.0
 # (nemo/collections/tts/parts/utils/tts_dataset_utils.py; a test holds the two together), and
@@ -246,7 +247,9 @@ def _tokenizers(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     there = config.get("text_tokenizers") or {}
     if not there and "text_tokenizer" in config:  # English only, as it was named before
         there = {"english_phoneme": config["text_tokenizer"]}
-    own = config.get("language_to_tokenizer_mapping") or {}
+    own: dict[str, Any] = {}
+    for tag, names in (config.get("language_to_tokenizer_mapping") or {}).items():
+        own.setdefault(primary_language(str(tag)), names)  # of pt-BR and pt-PT the first
     found = []
     for language in dict.fromkeys((*own, *TOKENIZERS)):
         names = own.get(language, TOKENIZERS.get(language, ()))

@@ -15,6 +15,11 @@ _TOKENS_PER_SECOND = 11
 
 _FEWEST_TOKENS = 12
 
+# Characters that a tokeniser is given at once. OpenJTalk (Japanese) kills the process at
+# 8,192 bytes of text, and at a single unknown word of 1,024; others only get slow.
+_MAX_CHARS = {"ja": 100, "zh": 200}
+_MAX_CHARS_ELSEWHERE = 600
+
 
 class TextPlanner:
     """Normalises, tokenises, and cuts what would not fit into the longest chunk of audio."""
@@ -53,10 +58,12 @@ class TextPlanner:
         return [chunk for chunk in chunks if chunk.ids]
 
     def _fitting(self, text: str, language: str) -> Iterator[Tokens]:
-        tokens = self._frontend.tokenize(text, language)
-        if len(tokens.ids) <= self._max_tokens or len(text) < 2:
-            yield tokens
-            return
-        share = len(text) * self._max_tokens / len(tokens.ids)
-        for part in plan_chunks(text, language, min(len(text) - 1, max(1, int(share)))):
+        most = _MAX_CHARS.get(language, _MAX_CHARS_ELSEWHERE)
+        if len(text) <= most:
+            tokens = self._frontend.tokenize(text, language)
+            if len(tokens.ids) <= self._max_tokens or len(text) < 2:
+                yield tokens
+                return
+            most = max(1, min(len(text) - 1, len(text) * self._max_tokens // len(tokens.ids)))
+        for part in plan_chunks(text, language, most):
             yield from self._fitting(part.text, language)

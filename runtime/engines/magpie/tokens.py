@@ -11,6 +11,7 @@ pronounced, and a language that the checkpoint lacks is refused.
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ _FOLDED = {
     "‛": "'", "`": "'", "´": "'", "—": ", ", "–": ", ", "―": ", ", "‐": "-", "‑": "-", "…": "...",
     "·": " ", "•": ", ", "/": " ", "\u00a0": " ", "\n": " ", "\t": " ",
 }  # fmt: skip
-_UNCHANGED = "|"  # what lies between two of these NeMo takes for phonemes
+_CODE = frozenset("|<>")  # what lies between is taken for phonemes, or for a special token
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,9 @@ class FrontEnd:
             if g2p is not None and getattr(g2p, "phoneme_probability", None) is not None:
                 # set_phone_prob() is a context manager: called alone it does nothing.
                 g2p.phoneme_probability = 1.0
+        logging.getLogger("jieba").setLevel(logging.WARNING)
+        for language in self._names:  # some read their word lists at the first word
+            self.tokenize("a", language)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -88,6 +92,8 @@ class FrontEnd:
         if not any(map(str.isalnum, kept)):
             return Tokens((), kept, removed, 0)
         ids = [int(token) for token in self._tokenizer.encode(text=kept, tokenizer_name=name)]
+        if not ids:  # a syllable that the dictionary does not have, and nothing else
+            return Tokens((), kept, removed + len(kept), 0)
         ids.append(self.eos_id)
         padded = max(0, MIN_TOKENS - len(ids))
         ids[1:1] = [self._tokenizer.tokenizer_pad_ids[name]] * padded
@@ -111,12 +117,12 @@ class FrontEnd:
 def speakable_by(tokenizer: Any) -> Callable[[str], bool]:
     """Tell which characters a tokeniser of NeMo, or of transformers, turns into tokens."""
     if hasattr(tokenizer, "get_vocab"):  # ByT5: bytes, whatever they spell
-        return lambda character: character != _UNCHANGED
+        return lambda character: character not in _CODE
     prefix = getattr(getattr(tokenizer, "g2p", None), "grapheme_prefix", "") or ""
     tokens = {str(token).removeprefix(prefix) for token in tokenizer.tokens}
     letters = {token for token in tokens if len(token) == 1} | _dictionary_letters(tokenizer)
     single = {form for letter in letters for form in (letter, letter.lower(), letter.upper())}
-    single.discard(_UNCHANGED)
+    single -= _CODE
     by_sound = any(kind in type(tokenizer).__name__ for kind in ("Chinese", "Japanese"))
     return lambda c: c in single or c.isspace() or (by_sound and is_cjk(c) and c.isalnum())
 

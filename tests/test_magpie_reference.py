@@ -1,0 +1,182 @@
+"""Magpie as NeMo runs it: the same codes and samples, whatever way the engine gets there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nemo", reason="needs the extra `nemo`")
+
+from tiny_magpie import SPEAKERS, restore
+
+from runtime.engines import make_synthesizer
+from runtime.engines.magpie.reference import MagpieReference
+from runtime.requests import resolve_synthesis
+from runtime.speech import AudioChunk, SynthesisRequest
+
+FRAMES = 40  # of a chunk: 1.9 s, or 20 tokens
+ONE = "Hello world."
+THREE = "Hello world. This is a test. To the text."
+BUILT = {"max_decoder_steps": FRAMES, "eos_bias": -100.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from a second thread, and wait for it on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def make(
+    tiny_magpie: Callable[..., Path], tiny_codec: Path
+) -> Iterator[Callable[..., MagpieReference]]:
+    """A loaded engine for a stacking and options; the same one for the same arguments."""
+    made: dict[Any, MagpieReference] = {}
+
+    def engine(stacking: int = 2, **options: Any) -> MagpieReference:
+        key = (stacking, *sorted(options.items()))
+        if key not in made:
+            magpie = make_synthesizer(
+                "magpie-reference",
+                {
+                    "weights": str(tiny_magpie(stacking=stacking, **BUILT)),
+                    "codec": str(tiny_codec),
+                    "device": "cpu",
+                    "normalizer": "off",
+                    **options,
+                },
+            )
+            assert isinstance(magpie, MagpieReference)
+            asyncio.run(magpie.load())
+            made[key] = magpie
+        return made[key]
+
+    yield engine
+    for magpie in made.values():
+        asyncio.run(magpie.close())
+
+
+def speak(engine: MagpieReference, text: str, **fields: Any) -> list[AudioChunk]:
+    request, _ = resolve_synthesis(SynthesisRequest(text, **fields), engine.capabilities)
+
+    async def read() -> list[AudioChunk]:
+        return [chunk async for chunk in engine.synthesize(request)]
+
+    return asyncio.run(read())
+
+
+def pcm(chunks: list[AudioChunk], since: int = 0) -> bytes:
+    return b"".join(chunk.pcm for chunk in chunks if chunk.piece >= since)
+
+
+class Spy:
+    """Notes what NeMo was asked, and the codes it gave."""
+
+    def __init__(self, engine: MagpieReference, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ids: list[list[int]] = []
+        self.codes: list[np.ndarray[Any, Any]] = []
+        assert engine._magpie is not None
+        model = engine._magpie.model
+        generate = model.generate_speech
+
+        def noted(batch: Any, **options: Any) -> Any:
+            self.ids.append(batch["text"][0].tolist())
+            output = generate(batch, **options)
+            self.codes.append(
+                output.predicted_codes[0, :, : output.predicted_codes_lens[0]].numpy()
+            )
+            return output
+
+        monkeypatch.setattr(model, "generate_speech", noted)
+
+
+def nemo_codes(
+    model: Any, chunks: list[list[list[int]]], rows: list[int], cfg: bool
+) -> list[list[np.ndarray[Any, Any]]]:
+    """Codes of NeMo's own loop: ``chunks`` of a batch, each with the ids of every item."""
+    import torch
+
+    state = model.create_chunk_state(len(rows))
+    found: list[list[np.ndarray[Any, Any]]] = [[] for _ in rows]
+    for index, batch in enumerate(chunks):
+        lengths = torch.tensor([len(ids) for ids in batch])
+        text = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch], True)
+        model.decoder.reset_cache(use_cache=True)
+        with torch.no_grad():
+            output = model.generate_speech(
+                {"text": text, "text_lens": lengths, "speaker_indices": rows},
+                chunk_state=state,
+                end_of_text=[index == len(chunks) - 1] * len(rows),
+                beginning_of_text=index == 0,
+                use_cfg=cfg,
+                use_local_transformer_for_inference=True,
+            )
+        model.decoder.reset_cache(use_cache=False)
+        for item, frames in enumerate(output.predicted_codes_lens.tolist()):
+            found[item].append(output.predicted_codes[item, :, :frames].numpy())
+    return found
+
+
+@pytest.fixture(scope="module")
+def nemo(tiny_magpie: Callable[..., Path], tiny_codec: Path) -> Callable[[int], Any]:
+    """NeMo's own model at temperature 0, by stacking."""
+    models: dict[int, Any] = {}
+
+    def model(stacking: int) -> Any:
+        if stacking not in models:
+            models[stacking] = restore(tiny_magpie(stacking=stacking, **BUILT), tiny_codec)
+            models[stacking].inference_parameters.temperature = 0.0
+            for tokenizer in models[stacking].tokenizer.tokenizers.values():
+                if hasattr(tokenizer, "g2p") and hasattr(tokenizer.g2p, "phoneme_probability"):
+                    tokenizer.g2p.phoneme_probability = 1.0
+        return models[stacking]
+
+    return model
+
+
+@pytest.mark.parametrize("cfg", [True, False])
+@pytest.mark.parametrize("stacking", [1, 2])
+@pytest.mark.parametrize("text", [ONE, THREE], ids=["one", "three"])
+def test_codes_and_samples_are_those_of_nemos_own_loop(
+    make: Callable[..., MagpieReference],
+    nemo: Callable[[int], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    stacking: int,
+    cfg: bool,
+    text: str,
+) -> None:
+    import torch
+
+    engine, model = make(stacking, cfg=cfg, temperature=0.0), nemo(stacking)
+    spy = Spy(engine, monkeypatch)
+    heard = pcm(speak(engine, text, voice="Leo", seed=1))
+    sentences = [sentence.strip() + "." for sentence in text.rstrip(".").split(".")]
+    ids = [
+        model.tokenizer.encode(sentence, tokenizer_name="english_phoneme") + [model.eos_id]
+        for sentence in sentences
+    ]
+    assert [chunk[0] for chunk in spy.ids] == [chunk[0] for chunk in ids]
+    (codes,) = nemo_codes(model, [[chunk] for chunk in ids], [SPEAKERS[stacking]["Leo"]], cfg)
+    assert len(spy.codes) == len(codes) == len(sentences)
+    for ours, theirs in zip(spy.codes, codes, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert len({int(code) for chunk in codes for code in chunk.ravel()}) > 30
+    together = torch.tensor(np.concatenate(codes, axis=1))[None]
+    with torch.no_grad():
+        audio, _ = model._codec_model.decode(
+            tokens=together, tokens_len=torch.tensor([together.shape[-1]])
+        )
+    theirs_heard = np.rint(audio[0].numpy() * 32_768).clip(-32_768, 32_767)
+    ours_heard = np.frombuffer(heard, "<i2")
+    assert len(ours_heard) == len(theirs_heard)
+    assert np.abs(ours_heard - theirs_heard).max() <= 1  # of 32,768: rounding
