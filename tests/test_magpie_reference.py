@@ -180,3 +180,37 @@ def test_codes_and_samples_are_those_of_nemos_own_loop(
     ours_heard = np.frombuffer(heard, "<i2")
     assert len(ours_heard) == len(theirs_heard)
     assert np.abs(ours_heard - theirs_heard).max() <= 1  # of 32,768: rounding
+
+
+@pytest.mark.parametrize("chunks", [1, 3], ids=["one", "three"])
+@pytest.mark.parametrize("stacking", [1, 2])
+def test_codes_are_those_that_nemo_gives_three_callers_at_once(
+    make: Callable[..., MagpieReference],
+    nemo: Callable[[int], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    stacking: int,
+    chunks: int,
+) -> None:
+    engine, model = make(stacking, cfg=True, temperature=0.0), nemo(stacking)
+    # In a batch NeMo goes on following the text of an item whose chunk has ended, so that its
+    # next chunk begins elsewhere than alone. Here all chunks go on to the last frame.
+    assert engine._magpie is not None
+    for endless in (engine._magpie.model, model):
+        monkeypatch.setattr(endless.chunked_inference_config, "forceful_chunk_end_threshold", 10**6)
+    texts = ["Hello world.", "This is a test.", "To the text."]
+    voices = ["Aria", "John", "Sofia"]
+    ours = []
+    for text, voice in zip(texts, voices, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            spy = Spy(engine, patch)
+            speak(engine, " ".join([text] * chunks), voice=voice, seed=1)
+        ours.append(spy.codes)
+    ids = [
+        [*model.tokenizer.encode(text, tokenizer_name="english_phoneme"), model.eos_id]
+        for text in texts
+    ]
+    theirs = nemo_codes(model, [ids] * chunks, [SPEAKERS[stacking][v] for v in voices], True)
+    for own, batched in zip(ours, theirs, strict=True):
+        assert len(own) == len(batched) == chunks
+        for a, b in zip(own, batched, strict=True):
+            assert np.array_equal(a, b)
