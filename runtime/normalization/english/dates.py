@@ -22,6 +22,7 @@ _DAYS = {
     "mon": "Monday", "tue": "Tuesday", "wed": "Wednesday", "thu": "Thursday", "fri": "Friday",
     "sat": "Saturday", "sun": "Sunday",
 }  # fmt: skip
+_WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _NTH = r"(?:st|nd|rd|th)?"
 _YEAR = r"(?:1[1-9]\d\d|20\d\d)"
@@ -93,6 +94,10 @@ def _weekday(match: re.Match[str]) -> str:
     return _DAYS[match["name"].lower()]
 
 
+def _weekdays(match: re.Match[str]) -> str:
+    return f"{_DAYS[match['first'].lower()]} to {_DAYS[match['last'].lower()]}"
+
+
 def _years(match: re.Match[str]) -> str:
     first, last = match["first"], match["last"]
     whole = last if len(last) == 4 else first[:2] + last
@@ -152,8 +157,9 @@ RULES: tuple[Rule, ...] = (
         r"(?P<day>\d{1,2})(?![\w/%.-]\d|\w)",
         _month_and_day,
     ),
+    rule(rf"\b(?P<first>{_WEEKDAY})\.?{TO}(?P<last>{_WEEKDAY})\b", _weekdays),
     rule(
-        rf"\b(?P<name>Mon|Tue|Wed|Thu|Fri|Sat|Sun)(?:s|r|rs)?\b\.?(?=,? "
+        rf"\b(?P<name>{_WEEKDAY})(?:s|r|rs)?\b\.?(?=,? "
         rf"(?:{_MONTH}\.? \d|{_DAY} {_MONTH}"
         r"|at \d|\d{1,2}(?::\d\d| ?[ap]\.?m)))",
         _weekday,
@@ -203,9 +209,10 @@ RULES: tuple[Rule, ...] = (
         r"|World|film|movie|report|budget|was|is|has|saw)\b)",
         _year,
     ),
-    # The second of two: "in 2005 and 2010." has lost its first to the rules above.
+    # The second of two ("in 2005 and 2010."), whose first is words by now, or "for 2024!".
     rule(
-        r"\b(?P<lead>and |or )(?P<year>19\d\d|20[0-3]\d)\b(?=[.,;!?](?!\d)|\Z|\s(?:and|or)\s\d)",
+        r"\b(?P<lead>and |or |for )(?P<year>19\d\d|20[0-3]\d)\b"
+        r"(?=[.,;!?](?!\d)|\Z|\s(?:and|or)\s\d)",
         _year,
     ),
     rule(rf"\b(?P<lead>FY|CY)\s?(?P<year>{_YEAR})\b", _fiscal),

@@ -117,7 +117,7 @@ CODES: tuple[Rule, ...] = (
     rule(
         r"\b(?P<lead>(?i:room|suite|apartment|apt\.?|flight|gate|bus|route|highway"
         r"|interstate|building) "
-        r"#?)(?P<figures>[1-9]\d{2,3})(?![\w%]|[.,]\d)",
+        r"(?:[A-Z]{2} )?#?)(?P<figures>[1-9]\d{2,3})(?![\w%]|[.,]\d)",
         _lead_and_pairs,
     ),
     rule(rf"(?<![\w$.,/-])[1-9]\d{{2,3}}(?=(?: [A-Z][a-z]{{1,20}}){{1,3}} {_STREET})", _pairs),

@@ -21,7 +21,8 @@ def _two_numbers(match: re.Match[str]) -> str:
 
 
 def _out_of(match: re.Match[str]) -> str:
-    return f"{numbers.number(match[1])} out of {numbers.cardinal(match[2])}"
+    mark, most = match[1].split("/")
+    return f"{numbers.number(mark)} out of {numbers.cardinal(most)}"
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -86,7 +87,7 @@ NUMBERS: tuple[Rule, ...] = (
         r"(?<![\w./])(24|50|20|9|7)/(7|50|20|11)(?![\w/])(?<!9/7)(?<!7/7)(?<!7/50)(?<!7/20)",
         _two_numbers,
     ),
-    rule(r"(?<![\w./])(\d{1,3}(?:\.\d)?)/(10|100)(?![\w/]|\.\d)", _out_of),
+    rule(r"(?<![\w./])(\d{1,3}(?:\.\d)?/10|\d{1,3}/100|\d{1,2}\.\d/5)(?![\w/]|\.\d)", _out_of),
     rule(
         rf"(?P<sign>{SIGN})(?<![\w./])(?:(?P<whole>\d{{1,6}})[ -])?"
         rf"(?P<top>\d{{1,3}})/(?P<bottom>\d{{1,3}})"
@@ -108,7 +109,11 @@ NUMBERS: tuple[Rule, ...] = (
     rule(r"(?<!\w)#(?=\d)", lambda _: "number "),
     rule(r"(?<!\w)[~≈]\s?(?=[\d$€£])", lambda _: "about "),
     rule(r"(?<![\w+])\+(?=\d)", lambda _: "plus "),
-    rule(rf"(?P<sign>{SIGN})(?<![\w.-])(?P<amount>{NUMBER})(?P<letter>MM|[kKMB])\b(?!-)", _number),
+    rule(
+        rf"(?P<sign>{SIGN})(?<![\w.-])(?P<amount>{NUMBER})"
+        rf"(?P<letter>MM|[kKM]|(?<=\.\d)B)\b(?!-)",
+        _number,
+    ),
 )
 
 
@@ -117,7 +122,8 @@ def _figures(match: re.Match[str]) -> str:
 
 
 LEFT_OVER: tuple[Rule, ...] = (
-    rule(r"(?<=\d)[-_/:](?=\d)", lambda _: " "),
+    rule(r"(?<=\d)/(?=\d)", lambda _: " slash "),
+    rule(r"(?<=\d)[-_:](?=\d)", lambda _: " "),
     rule(rf"(?P<sign>{SIGN})(?<![\w.])(?P<amount>{NUMBER}|\.\d++)(?P<letter>)", _number),
     rule("²", lambda _: " squared"),
     rule("³", lambda _: " cubed"),

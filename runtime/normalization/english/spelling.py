@@ -71,4 +71,4 @@ def _run(run: str, is_code: bool) -> str:
         return numbers.digits(run)
     if len(run) < 3 or (len(run) == 3 and run.endswith("00")):
         return numbers.cardinal(run)
-    return numbers.year(run)
+    return numbers.pairs(run) if len(run) == 3 else numbers.year(run)

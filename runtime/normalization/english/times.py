@@ -54,7 +54,7 @@ def _range(match: re.Match[str]) -> str:
 
 
 def _with_seconds(match: re.Match[str]) -> str:
-    if match["second"] == "00" and int(match["hour"]) < 25:
+    if match["second"] == "00" and len(match["hour"]) == 2:
         return _clock(match["hour"], match["minute"], None) + _zone(match)
     hours, minutes, seconds = (str(int(match[name])) for name in ("hour", "minute", "second"))
     spoken = [
