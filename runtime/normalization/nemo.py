@@ -23,7 +23,7 @@ LONGEST_PIECE = 120
 START_TIMEOUT_S = 0.8
 """After this, turns of other callers included, what is left of a text is done by the rules."""
 PIECE_TIMEOUT_S = 1.2
-"""Longer on one piece, and the process hangs: four times what pieces take on a slow machine."""
+"""Longer on one piece, and the process hangs: twice the worst piece on a busy 2-core machine."""
 LOAD_TIMEOUT_S = 900.0
 """The most that compiling one language may take; the slowest took 160 s on a slow machine."""
 

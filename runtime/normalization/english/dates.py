@@ -163,7 +163,6 @@ RULES: tuple[Rule, ...] = (
         rf"(?:{_MONTH}\.? \d|{_DAY} {_MONTH}"
         r"|at \d|\d{1,2}(?::\d\d| ?[ap]\.?m)))",
         _weekday,
-        re.IGNORECASE,
     ),
     rule(
         rf"\b(?P<month>{_MONTH})\.?\s(?P<day>{_DAY}){_NTH}(?:{TO}(?P<last>{_DAY}){_NTH}(?![\w]))?"

@@ -69,7 +69,8 @@ _RECORD = (
     r"account|order|confirmation|reference|ref|tracking|ticket|case|invoice|booking|reservation"
     r"|serial|card|routing|policy|member|customer|employee|claim|record|ID|id"
 )
-_MARK = r"(?:\s?(?:numbers?|code|no\.|id|ID|is|was|ending in|ends in|ending|:|#)){1,3}"
+_MARK = r"(?:\s?(?:numbers?|code|no\.|id|ID|ending in|ends in|ending|#)){1,2}(?: is| was)?:?"
+"""What makes a number a code: "order 150" may be dollars, "order number 150" is none."""
 _STREET = (
     r"(?:St|Street|Ave|Avenue|Rd|Road|Blvd|Boulevard|Dr|Drive|Ln|Lane|Way|Court|Ct|Place|Pl"
     r"|Square|Terrace|Parkway|Highway|Hwy)\b"
@@ -91,13 +92,14 @@ TELEPHONES: tuple[Rule, ...] = (
     rule(r"(?<![\w.-])\d{3}-\d{2}-\d{4}(?![\w-])", _groups),
     rule(r"(?<![\w.-])\d{4}(?:([ -])\d{4})(?:\1\d{4}){1,3}(?![\w-])", _groups),
     rule(
-        r"\b(?P<lead>(?i:call|dial|text|phone|at|is|number|tel\.?):? )"
+        r"\b(?P<lead>(?i:call|dial|text|phone|number|tel\.?)(?: is)?:? )"
         r"(?P<figures>\d{3}-\d{4})(?![\w-])",
         _lead_and_groups,
     ),
     rule(r"(?<![\w.-])555-\d{4}(?![\w-])", _groups),
     rule(
-        r"\b(?P<lead>(?i:call|calling|dial|dialing|text|phone) )(?P<figures>\d{3})(?![\w,.-]\d|\w)",
+        r"\b(?P<lead>(?:(?i:dial|dialing) (?=\d)|(?i:call|calling|text) (?=[2-9]11)))"
+        r"(?P<figures>\d{3})(?![\w,.-]\d|\w)",
         _lead_and_digits,
     ),
     rule(r"(?<![\w$.,#-])911(?![\w%-]|[.,]\d)", _digits),
@@ -105,7 +107,8 @@ TELEPHONES: tuple[Rule, ...] = (
 
 CODES: tuple[Rule, ...] = (
     rule(
-        rf"\b(?P<lead>(?:{_SECRET})(?:{_MARK})?[\s:#]{{1,3}})(?P<figures>\d{{2,}}+(?:-\d{{2,}}+){{0,4}})"
+        rf"\b(?P<lead>(?:{_SECRET})(?:{_MARK}| is| was)?[\s:#]{{1,3}})"
+        rf"(?P<figures>\d{{3,}}+(?:-\d{{2,}}+){{0,4}})"
         r"(?![\w%]|[.,]\d)",
         _lead_and_groups,
     ),

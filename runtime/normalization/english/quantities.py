@@ -17,7 +17,7 @@ def _ordinal(match: re.Match[str]) -> str:
 
 
 def _two_numbers(match: re.Match[str]) -> str:
-    return f"{numbers.cardinal(match[1])} {numbers.cardinal(match[2])}"
+    return " ".join(map(numbers.cardinal, match[0].split("/")))
 
 
 def _out_of(match: re.Match[str]) -> str:
@@ -71,11 +71,10 @@ _RULERS = (
 )
 
 ROMAN: tuple[Rule, ...] = (
-    # "Part I like" and "Part I B M" are no parts one.
+    # "Part I like" and "Part I B M" are no parts one, "Type II diabetes" is.
     rule(
-        rf"\b(?P<lead>(?:{_PARTS}) )(?P<roman>[IVX]{{1,7}})\b"
-        rf"(?!['’]|\s[a-z]{{2,}}(?<!\sis)(?<!\swas)"
-        r"(?<!\sof)(?<!\sand)(?<!\sin)|[\s-][A-Z]\b)",
+        rf"\b(?P<lead>(?:{_PARTS}) )(?P<roman>(?!I\b)[IVX]{{1,7}}"
+        r"|I(?!['’]|\s(?!(?:is|was|of|and|in)\b)[a-z]{2}))\b(?![\s-][A-Z]\b)",
         _part,
     ),
     rule(rf"\b(?P<lead>(?:{_RULERS}) )(?P<roman>(?!I\b)[IVX]{{1,6}})\b(?!\s[A-Z]\b)", _ruler),
@@ -84,7 +83,7 @@ ROMAN: tuple[Rule, ...] = (
 NUMBERS: tuple[Rule, ...] = (
     rule(rf"{START}(\d{{1,3}}(?:,\d{{3}})++|\d++)(?:st|nd|rd|th)\b", _ordinal, re.IGNORECASE),
     rule(
-        r"(?<![\w./])(24|50|20|9|7)/(7|50|20|11)(?![\w/])(?<!9/7)(?<!7/7)(?<!7/50)(?<!7/20)",
+        r"(?<![\w./])(?:24/7|50/50|20/20|9/11)(?![\w/])",
         _two_numbers,
     ),
     rule(r"(?<![\w./])(\d{1,3}(?:\.\d)?/10|\d{1,3}/100|\d{1,2}\.\d/5)(?![\w/]|\.\d)", _out_of),
