@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import subprocess
 import sys
 import time
@@ -12,9 +11,11 @@ import pytest
 from cluster_calls import BLOCK, ENDLESS, RATE, eventually, opened
 from daemons import place
 
+from runtime.bench.barging import leaks_of
+from runtime.bench.cluster import slots_left
 from runtime.client import RecognitionSession, SpeechClient
 from runtime.errors import Overloaded, ProtocolMismatch, SessionClosed, StreamStalled
-from runtime.replica import AbortedStream, Census
+from runtime.replica import AbortedStream
 from runtime.speech import PROTOCOL_VERSION, RecognitionOptions, SynthesisRequest
 
 pytestmark = pytest.mark.cluster
@@ -150,50 +151,12 @@ def test_a_bot_that_is_killed_leaves_nothing_behind(pair_client, daemon, run, sh
 
 
 def test_a_thousand_barge_ins_leak_nothing(pair_client, run) -> None:
-    moments = random.Random(0)
-    text = "It is said slowly. " * 400
-
-    async def barge_in() -> None:
-        async with pair_client.synthesize(text) as stream:
-            for _ in range(moments.randrange(4)):
-                await anext(stream)
-        if moments.random() < 0.3:  # before there is an answer at all
-            starting = asyncio.ensure_future(anext(pair_client.synthesize(text)))
-            await asyncio.sleep(moments.random() * 0.01)
-            starting.cancel()
-            await asyncio.wait({starting})
-
-    async def many(count: int) -> None:
-        waiting = iter(range(count))
-
-        async def caller() -> None:
-            for _ in waiting:
-                await barge_in()
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(16):
-                group.create_task(caller())
-
-    async def settled() -> tuple[Census, ...]:
-        async def idle() -> bool:
-            return await slots_taken(pair_client, "TTS") == 0
-
-        assert await eventually(idle)
-        return await pair_client.census("TTS")
-
-    async def measure() -> tuple[tuple[Census, ...], tuple[Census, ...], int, int]:
-        await many(300)  # until caches and pools have their size
-        before, tasks = await settled(), len(asyncio.all_tasks())
-        await many(1_000)
-        return before, await settled(), tasks, len(asyncio.all_tasks())
-
-    before, after, tasks_before, tasks_after = run(measure())
-    assert tasks_after <= tasks_before + 2
-    for earlier, later in zip(before, after, strict=True):
-        assert later.streams == 0
-        assert later.tasks <= earlier.tasks + 2  # the count itself runs in one
-        assert later.generators <= earlier.generators + 2
-        assert later.resident_bytes < 1.02 * earlier.resident_bytes
+    leaks = run(leaks_of(pair_client, "It is said slowly. " * 400, count=1_000))
+    assert (leaks.tasks, leaks.generators) == (0, 0)
+    assert run(slots_left(pair_client, ("TTS",))) == 0
+    assert leaks.growth is not None
+    assert leaks.growth < 0.02
+    assert len(leaks.streams) > 500, "most of them had begun"
 
 
 # --- slots run out -----------------------------------------------------------

@@ -3,85 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from cluster_calls import BLOCK, ENDLESS, RATE, opened, replicas
 
-from runtime.client import RecognitionSession
+from runtime.bench.scaling import LATER, SESSIONS, Talk, talk, up_and_down
 from runtime.speech import FinalTranscript
 
 pytestmark = pytest.mark.cluster
 
 
-async def talk(session: RecognitionSession, utterances: int) -> list[int]:
-    """Say utterances of 5, 6, 7 ... blocks at the pace of speech; how many blocks were heard."""
-    heard = []
-    for utterance in range(utterances):
-        for _ in range(5 + utterance):
-            await session.push(BLOCK)
-            await asyncio.sleep(0.08)
-        heard.append(int((await session.finalize()).text.split()[0]) // 640)
-    await session.finish()
-    finals = [event async for event in session if isinstance(event, FinalTranscript)]
-    assert [final.utterance for final in finals] == list(range(utterances))
-    assert all(a.end_s == pytest.approx(b.start_s) for a, b in pairwise(finals))
-    return heard
-
-
 def test_scaling_up_and_down_loses_and_doubles_nothing_and_moves_only_who_must(
     pair_client, scale, run
 ) -> None:
-    count, utterances = 20, 14
-
-    async def calls() -> tuple[list[list[int]], list[int]]:
-        await asyncio.to_thread(scale, num_replicas=1)
-        await replicas(pair_client, "ASR", 1)
-        sessions = await opened(pair_client, count)
-        talking = [asyncio.create_task(talk(session, utterances)) for session in sessions]
-        await asyncio.to_thread(scale, num_replicas=3)
-        await replicas(pair_client, "ASR", 3)
-        assert all(session.moves == 0 for session in sessions), "those that come move nobody"
-        await asyncio.to_thread(scale, num_replicas=1)
-        await replicas(pair_client, "ASR", 1)
-        heard = await asyncio.gather(*talking)
-        assert len({session.replica for session in sessions}) == 1
-        for session in sessions:
-            await session.aclose()
-        return heard, [session.moves for session in sessions]
+    async def to(count: int) -> None:
+        await asyncio.to_thread(scale, num_replicas=count)
 
     try:
-        heard, moves = run(calls())
+        scaled = run(up_and_down(pair_client, to, RATE))
     finally:
         scale(num_replicas=2)
-    assert heard == [[5 + n for n in range(utterances)]] * count
-    assert max(moves) <= 2
+    assert len(scaled.talks) == SESSIONS + LATER
+    assert sum(talk.words_lost for talk in scaled.talks) == 0
+    assert sum(talk.samples_doubled for talk in scaled.talks) == 0
+    assert scaled.moved_early == 0, "those that come move nobody"
+    assert 1 <= max(scaled.moves) <= 2
+    assert len(scaled.replicas) == 1
+    assert scaled.leaked_slots == 0
 
 
 def test_a_rolling_upgrade_loses_and_doubles_nothing(pair_client, scale, run) -> None:
-    count, utterances = 6, 14
-
-    async def calls() -> tuple[list[list[int]], list[int], set[str], set[str]]:
+    async def calls() -> tuple[list[Talk], list[int], set[str], set[str]]:
         await replicas(pair_client, "ASR", 2)
         before = set(pair_client.known_replicas("ASR").serving)
-        sessions = await opened(pair_client, count)
-        talking = [asyncio.create_task(talk(session, utterances)) for session in sessions]
+        sessions, over = await opened(pair_client, 6), asyncio.Event()
+        talking = [asyncio.create_task(talk(session, over)) for session in sessions]
         await asyncio.to_thread(
             scale, wait=True, num_replicas=2, ray_actor_options={"num_cpus": 0.11}
         )
         after = set(pair_client.known_replicas("ASR").serving)
-        heard = await asyncio.gather(*talking)
+        over.set()
+        talks = await asyncio.gather(*talking)
         for session in sessions:
             await session.aclose()
-        return heard, [session.moves for session in sessions], before, after
+        return talks, [session.moves for session in sessions], before, after
 
     try:
-        heard, moves, before, after = run(calls())
+        talks, moves, before, after = run(calls())
     finally:
         scale(wait=True, num_replicas=2)
     assert not before & after, "every replica was replaced"
-    assert heard == [[5 + n for n in range(utterances)]] * count
+    assert sum(talk.words_lost + talk.samples_doubled for talk in talks) == 0
     assert min(moves) >= 1
 
 

@@ -108,7 +108,7 @@ def turn(
     chaos: bool = typer.Option(
         False,
         "--chaos",
-        help="Instead, kill and drain replicas of a daemon of its own, and barge in.",
+        help="Instead, kill, drain and scale replicas of a daemon of its own, and barge in.",
     ),
     as_json: bool = _Json,
 ) -> None:
@@ -135,7 +135,11 @@ def turn(
 def _chaos(as_json: bool) -> None:
     async def run(client: SpeechClient) -> dict[str, Any]:
         loaded = [engine for info in (await client.info()).values() for engine in info.engines]
-        rows = await chaos_bench.run(client, _show(as_json))
+        counter = await SpeechClient.connect(settings=settings, application=chaos_bench.COUNTING)
+        try:
+            rows = await chaos_bench.run(client, counter, _show(as_json))
+        finally:
+            await counter.aclose()
         names = ", ".join(engine.name for engine in loaded)
         return report(f"{names}; {chaos_bench.REPLICAS} replicas each", 0.0, 0.0, rows)
 
