@@ -47,8 +47,9 @@ _PATIENCE_S = 30.0  # for each change, beyond the time that floors have to be cl
 class Levels:
     """Floors in bytes, and how many bytes below each of them the neighbour goes.
 
-    What the first engine to park gives back has to be more than ``hard_by``, or the next one
-    parks too, and less than ``hard_by + soft - hard``, or it comes back at once.
+    What the first engine frees when it parks has to be more than ``hard_by``, or the next one
+    parks too, and less than ``hard_by + soft - hard``, or it comes back at once. Caches that
+    engines give back below the soft floor are nobody's concern: sizes are taken anew.
     """
 
     soft: int
@@ -64,7 +65,7 @@ class Levels:
 
 
 GPU = Levels(8 * GIB, 4 * GIB, 5.0, GIB, GIB // 2)
-"""For ``document()``, whose recognition gives 2.9 GiB back."""
+"""For ``document()``, whose recognition holds 2.9 GiB beside its context."""
 
 
 def document() -> dict[str, Any]:
