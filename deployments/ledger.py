@@ -95,7 +95,7 @@ class MemoryLedger:
         self._plans: dict[Device, DevicePlan] = {}
         self._meters: dict[Device, Meter] = {}
         self._reports: dict[str, Report] = {}
-        self._written = b""
+        self._written: object = None
         self._heard: dict[str, int] = {}  # the last news that each replica has acted upon
         self._withholding = asyncio.Lock()
         self._number = 0
@@ -344,9 +344,9 @@ class MemoryLedger:
             self._changed = asyncio.Event()
 
     def _write(self) -> None:
-        state = pickle.dumps((self._policy, self._ledger.leases, self._ledger.holds))
+        state = (self._policy, self._ledger.leases, self._ledger.holds)
         if state != self._written:
-            _internal_kv_put(_STORE, state, overwrite=True, namespace=NAMESPACE)
+            _internal_kv_put(_STORE, pickle.dumps(state), overwrite=True, namespace=NAMESPACE)
             self._written = state
 
     def _observe_lease(self, tags: dict[str, str], claim: int, measured: int, peak: int) -> None:
