@@ -162,7 +162,7 @@ def test_codes_and_samples_are_those_of_nemos_own_loop(
     heard = pcm(speak(engine, text, voice="Leo", seed=1))
     sentences = [sentence.strip() + "." for sentence in text.rstrip(".").split(".")]
     ids = [
-        model.tokenizer.encode(sentence, tokenizer_name="english_phoneme") + [model.eos_id]
+        [*model.tokenizer.encode(sentence, tokenizer_name="english_phoneme"), model.eos_id]
         for sentence in sentences
     ]
     assert [chunk[0] for chunk in spy.ids] == [chunk[0] for chunk in ids]
