@@ -18,8 +18,7 @@ _ANSWER_S = 10.0
 class LedgerActor:
     """The actor that keeps the ledger: looked up by its name once, and again once it is another.
 
-    The look-up costs as much as the call. A ledger that Ray restarts keeps its handle; one
-    that took the place of another does not.
+    A ledger that Ray restarts keeps its handle; one that took the place of another does not.
     """
 
     def __init__(self) -> None:
