@@ -31,7 +31,7 @@ from runtime.replica import (
     check_protocol,
 )
 from runtime.requests import resolve_synthesis
-from runtime.speech import AudioChunk, SynthesisRequest
+from runtime.speech import AudioChunk, Counting, SynthesisRequest
 
 # Beyond this many characters cleaning the text takes longer than an event loop may be held.
 _LONG_TEXT = 10_000
@@ -110,11 +110,24 @@ class TTS:
             "Waiting for a slot.",
             boundaries=[1, 10, 50, 100, 500, 1000, 5000, 30000],
         )
+        self._events = metrics.Counter(
+            "speech_tts_engine_events_total",
+            "What the engine did to texts: characters removed, chunks cut short and the like.",
+            tag_keys=("event",),
+        )
+        engine_info = metrics.Gauge(
+            "speech_tts_engine_info",
+            "Always 1; the tags say which engine speaks, and what normalises its texts.",
+            tag_keys=("engine", "normalizer"),
+        )
+        normalizer = self._load.details.get("normalizer", "its own")
+        engine_info.set(1, tags={"engine": self._name, "normalizer": normalizer})
         self._aborts = AbortLog("tts")
         settle_memory()
 
     async def _load_engine(self) -> tuple[Admission, ...]:
         self._engine = make_synthesizer(self._args.engine, self._args.options)
+        self._counted: dict[str, int] = {}
         self._load = await self._engine.load()
         await self._engine.exercise()
         slots = self._allotment.slots(self._engine.capabilities.slots, self._load)
@@ -129,6 +142,7 @@ class TTS:
         await self._engine.close()
         # Its capabilities are still asked for; it holds nothing until it is loaded again.
         self._engine = make_synthesizer(self._args.engine, self._args.options)
+        self._counted = {}
 
     def _stop_all(self, error: SpeechError) -> None:
         if not self._stopped.done():
@@ -236,6 +250,15 @@ class TTS:
         finally:
             self._aborts.freed(stream_id, abort)
             self._requests.inc(tags={"outcome": outcome})
+            self._export_counts()
+
+    def _export_counts(self) -> None:
+        if not isinstance(self._engine, Counting):
+            return
+        for event, count in self._engine.counts.items():
+            if count > self._counted.get(event, 0):
+                self._events.inc(count - self._counted.get(event, 0), tags={"event": event})
+                self._counted[event] = count
 
     async def _resolve(self, request: SynthesisRequest) -> tuple[SynthesisRequest, int]:
         """The request as the engine takes it, and how many characters it lost."""

@@ -201,6 +201,39 @@ def tiny_magpie(
     return build
 
 
+@pytest.fixture(scope="session")
+def magpie_engine(
+    tiny_magpie: Callable[..., Path], tiny_codec: Path
+) -> Iterator[Callable[..., Any]]:
+    """Loaded reference engines of Magpie by stacking and options, each made once."""
+    import torch
+    from magpie_speaking import BUILT
+
+    from runtime.engines.magpie.reference import MagpieReference
+
+    made: dict[Any, MagpieReference] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors gain nothing from a second one, and wait for it
+
+    def engine(stacking: int = 2, **options: Any) -> MagpieReference:
+        key = (stacking, *sorted(options.items()))
+        if key not in made:
+            defaults = {
+                "weights": str(tiny_magpie(stacking=stacking, **BUILT)),
+                "codec": str(tiny_codec),
+                "device": "cpu",
+                "normalizer": "off",
+            }
+            made[key] = MagpieReference(**{**defaults, **options})
+            asyncio.run(made[key].load())
+        return made[key]
+
+    yield engine
+    for magpie in made.values():
+        asyncio.run(magpie.close())
+    torch.set_num_threads(threads)
+
+
 def _client_of(application: str, daemon: Settings, run: Run[Any]) -> Iterator[Any]:
     from runtime.client import SpeechClient
 

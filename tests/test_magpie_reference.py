@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,92 +11,10 @@ import pytest
 
 pytest.importorskip("nemo", reason="needs the extra `nemo`")
 
+from magpie_speaking import BUILT, ONE, THREE, Spy, pcm, speak
 from tiny_magpie import SPEAKERS, restore
 
-from runtime.engines import make_synthesizer
 from runtime.engines.magpie.reference import MagpieReference
-from runtime.requests import resolve_synthesis
-from runtime.speech import AudioChunk, SynthesisRequest
-
-FRAMES = 40  # of a chunk: 1.9 s, or 20 tokens
-ONE = "Hello world."
-THREE = "Hello world. This is a test. To the text."
-BUILT = {"max_decoder_steps": FRAMES, "eos_bias": -100.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from a second thread, and wait for it on a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def make(
-    tiny_magpie: Callable[..., Path], tiny_codec: Path
-) -> Iterator[Callable[..., MagpieReference]]:
-    """A loaded engine for a stacking and options; the same one for the same arguments."""
-    made: dict[Any, MagpieReference] = {}
-
-    def engine(stacking: int = 2, **options: Any) -> MagpieReference:
-        key = (stacking, *sorted(options.items()))
-        if key not in made:
-            magpie = make_synthesizer(
-                "magpie-reference",
-                {
-                    "weights": str(tiny_magpie(stacking=stacking, **BUILT)),
-                    "codec": str(tiny_codec),
-                    "device": "cpu",
-                    "normalizer": "off",
-                    **options,
-                },
-            )
-            assert isinstance(magpie, MagpieReference)
-            asyncio.run(magpie.load())
-            made[key] = magpie
-        return made[key]
-
-    yield engine
-    for magpie in made.values():
-        asyncio.run(magpie.close())
-
-
-def speak(engine: MagpieReference, text: str, **fields: Any) -> list[AudioChunk]:
-    request, _ = resolve_synthesis(SynthesisRequest(text, **fields), engine.capabilities)
-
-    async def read() -> list[AudioChunk]:
-        return [chunk async for chunk in engine.synthesize(request)]
-
-    return asyncio.run(read())
-
-
-def pcm(chunks: list[AudioChunk], since: int = 0) -> bytes:
-    return b"".join(chunk.pcm for chunk in chunks if chunk.piece >= since)
-
-
-class Spy:
-    """Notes what NeMo was asked, and the codes it gave."""
-
-    def __init__(self, engine: MagpieReference, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ids: list[list[int]] = []
-        self.codes: list[np.ndarray[Any, Any]] = []
-        assert engine._magpie is not None
-        model = engine._magpie.model
-        generate = model.generate_speech
-
-        def noted(batch: Any, **options: Any) -> Any:
-            self.ids.append(batch["text"][0].tolist())
-            output = generate(batch, **options)
-            self.codes.append(
-                output.predicted_codes[0, :, : output.predicted_codes_lens[0]].numpy()
-            )
-            return output
-
-        monkeypatch.setattr(model, "generate_speech", noted)
 
 
 def nemo_codes(
@@ -148,7 +65,7 @@ def nemo(tiny_magpie: Callable[..., Path], tiny_codec: Path) -> Callable[[int], 
 @pytest.mark.parametrize("stacking", [1, 2])
 @pytest.mark.parametrize("text", [ONE, THREE], ids=["one", "three"])
 def test_codes_and_samples_are_those_of_nemos_own_loop(
-    make: Callable[..., MagpieReference],
+    magpie_engine: Callable[..., MagpieReference],
     nemo: Callable[[int], Any],
     monkeypatch: pytest.MonkeyPatch,
     stacking: int,
@@ -157,7 +74,7 @@ def test_codes_and_samples_are_those_of_nemos_own_loop(
 ) -> None:
     import torch
 
-    engine, model = make(stacking, cfg=cfg, temperature=0.0), nemo(stacking)
+    engine, model = magpie_engine(stacking, cfg=cfg, temperature=0.0), nemo(stacking)
     spy = Spy(engine, monkeypatch)
     heard = pcm(speak(engine, text, voice="Leo", seed=1))
     sentences = [sentence.strip() + "." for sentence in text.rstrip(".").split(".")]
@@ -185,13 +102,13 @@ def test_codes_and_samples_are_those_of_nemos_own_loop(
 @pytest.mark.parametrize("chunks", [1, 3], ids=["one", "three"])
 @pytest.mark.parametrize("stacking", [1, 2])
 def test_codes_are_those_that_nemo_gives_three_callers_at_once(
-    make: Callable[..., MagpieReference],
+    magpie_engine: Callable[..., MagpieReference],
     nemo: Callable[[int], Any],
     monkeypatch: pytest.MonkeyPatch,
     stacking: int,
     chunks: int,
 ) -> None:
-    engine, model = make(stacking, cfg=True, temperature=0.0), nemo(stacking)
+    engine, model = magpie_engine(stacking, cfg=True, temperature=0.0), nemo(stacking)
     # In a batch NeMo goes on following the text of an item whose chunk has ended, so that its
     # next chunk begins elsewhere than alone. Here all chunks go on to the last frame.
     assert engine._magpie is not None

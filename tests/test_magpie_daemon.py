@@ -1,0 +1,129 @@
+"""The daemon speaks with Magpie: a tiny checkpoint, every language and voice, through handles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("nemo", reason="needs the extra `nemo`")
+
+from daemons import place
+from tiny_tongues import LANGUAGES, SENTENCES
+
+from runtime.bench.private import private_daemon
+from runtime.config import find_config
+from runtime.settings import Settings
+
+pytestmark = pytest.mark.cluster
+
+# A process of its own: one process can be a driver of only one daemon.
+LISTEN = """
+import asyncio, json, sys
+from runtime.client import SpeechClient
+from runtime.speech import SynthesisRequest
+
+async def main():
+    client = await SpeechClient.connect()
+    heard = {}
+    asked = [("Sofia", language, text) for language, text in json.load(sys.stdin).items()]
+    asked += [(voice.name, "en", "Hello.") for voice in await client.voices()]
+    for voice, language, text in asked:
+        async with client.synthesize(SynthesisRequest(text, voice, language, seed=1)) as stream:
+            heard[f"{voice} {language}"] = sum([chunk.samples async for chunk in stream])
+    await client.aclose()
+    print(json.dumps(heard))
+
+asyncio.run(main())
+"""
+
+
+@dataclass
+class Daemon:
+    """A daemon, and the commands that see it."""
+
+    settings: Settings
+
+    def python(self, *arguments: str, said: str = "") -> Any:
+        """What a Python of its own prints, as JSON."""
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=os.environ | place(self.settings),
+            input=said,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    def speech(self, *arguments: str) -> Any:
+        return self.python("-m", "runtime.cli.main", *arguments, "--json")
+
+
+@pytest.fixture(scope="module")
+def daemon_with_magpie(tiny_magpie: Callable[..., Path], tiny_codec: Path) -> Iterator[Daemon]:
+    document: dict[str, Any] = yaml.safe_load(find_config("embedded").read_text())
+    (application,) = document["applications"]
+    application["args"]["tts"] = {
+        "engine": "magpie-reference",
+        "options": {
+            "weights": str(tiny_magpie(stacking=2, max_decoder_steps=40, eos_bias=-100.0)),
+            "codec": str(tiny_codec),
+            "device": "cpu",
+            "normalizer": "rules",
+        },
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # tiny tensors gain nothing from a second thread
+        with private_daemon(document) as settings:
+            yield Daemon(settings)
+
+
+def test_all_voices_and_languages_are_listed(daemon_with_magpie: Daemon) -> None:
+    listed = daemon_with_magpie.speech("voices")
+    assert listed["sample_rate"] == 22_050
+    voices = listed["voices"]
+    assert [voice["name"] for voice in voices] == ["Aria", "Jason", "John", "Leo", "Sofia"]
+    assert [voice["default"] for voice in voices] == [True, False, False, False, False]
+    assert all(sorted(voice["languages"]) == sorted(LANGUAGES) for voice in voices)
+
+
+def test_every_language_and_voice_is_heard(daemon_with_magpie: Daemon) -> None:
+    heard = daemon_with_magpie.python("-c", LISTEN, said=json.dumps(SENTENCES))
+    assert len(heard) == len(LANGUAGES) + 5 - ("Sofia en" in heard)
+    assert all(count >= 1024 and count % 1024 == 0 for count in heard.values()), heard
+
+
+def test_what_cannot_be_asked_for_is_refused_by_name(
+    daemon_with_magpie: Daemon, tmp_path: Path
+) -> None:
+    def say(*options: str) -> Any:
+        return daemon_with_magpie.speech("say", "Hello.", *options, "-o", str(tmp_path / "x.wav"))
+
+    assert say("--language", "sv")["type"] == "UnknownLanguage"
+    assert "sum to 1.4" in say("--voice", "aria:0.7+leo:0.7")["error"]
+    assert say("--voice", "aria:0.7+leo:0.3")["sample_rate"] == 22_050
+
+
+def test_the_normaliser_and_what_it_did_are_among_the_metrics(daemon_with_magpie: Daemon) -> None:
+    session = Path(daemon_with_magpie.speech("status")["log"]).parent
+    (port_file,) = session.glob("metrics_export_port_*")
+    url = f"http://127.0.0.1:{port_file.read_text().strip()}/metrics"
+    wanted = ('event="tokens_padded"', 'normalizer="rules')  # "Hello." is short
+    deadline = time.monotonic() + 60
+    exported = ""
+    while not all(part in exported for part in wanted):
+        assert time.monotonic() < deadline, exported
+        time.sleep(0.2)  # Ray exports every few seconds, and tells nobody
+        exported = urllib.request.urlopen(url, timeout=10).read().decode()
