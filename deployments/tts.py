@@ -115,13 +115,13 @@ class TTS:
             "What the engine did to texts: characters removed, chunks cut short and the like.",
             tag_keys=("event",),
         )
-        engine_info = metrics.Gauge(
+        self._info = metrics.Gauge(  # held: a metric that nobody holds is not exported
             "speech_tts_engine_info",
             "Always 1; the tags say which engine speaks, and what normalises its texts.",
             tag_keys=("engine", "normalizer"),
         )
         normalizer = self._load.details.get("normalizer", "its own")
-        engine_info.set(1, tags={"engine": self._name, "normalizer": normalizer})
+        self._info.set(1, tags={"engine": self._name, "normalizer": normalizer})
         self._aborts = AbortLog("tts")
         settle_memory()
 

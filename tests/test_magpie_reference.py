@@ -109,12 +109,13 @@ def test_codes_are_those_that_nemo_gives_three_callers_at_once(
     chunks: int,
 ) -> None:
     engine, model = magpie_engine(stacking, cfg=True, temperature=0.0), nemo(stacking)
-    # In a batch NeMo goes on following the text of an item whose chunk has ended, so that its
-    # next chunk begins elsewhere than alone. Here all chunks go on to the last frame.
+    # In a batch NeMo goes on following the text of an item whose chunk has ended, and takes the
+    # history of a shorter text from its padding: the next chunk is then another than alone. Here
+    # all chunks go on to the last frame, and later ones follow texts of one length.
     assert engine._magpie is not None
     for endless in (engine._magpie.model, model):
         monkeypatch.setattr(endless.chunked_inference_config, "forceful_chunk_end_threshold", 10**6)
-    texts = ["Hello world.", "This is a test.", "To the text."]
+    texts = ["Hello world.", "This is a test.", "To the text."] if chunks == 1 else [ONE] * 3
     voices = ["Aria", "John", "Sofia"]
     ours = []
     for text, voice in zip(texts, voices, strict=True):
