@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Literal
+from pathlib import Path
 
 import typer
 from rich.markup import escape
 
 from runtime.bench.report import device
-from runtime.cli.output import console, print_json
+from runtime.cli.matrix import try_models
+from runtime.cli.output import VERDICTS, console, print_json
 from runtime.daemon import (
     DaemonRecord,
     check_versions,
@@ -26,7 +27,8 @@ from runtime.daemon import (
     running_daemon,
 )
 from runtime.engines.embedded.weights import WEIGHT_FILES, verify
-from runtime.errors import CheckpointError, DaemonUnavailable
+from runtime.engines.trials.line import Verdict
+from runtime.errors import CheckpointError, DaemonUnavailable, InvalidRequest
 from runtime.memory.device import DeviceMemory, Unknown, devices, read
 from runtime.memory.footprint import GIB
 from runtime.memory.readings import Readings
@@ -34,8 +36,6 @@ from runtime.models.catalogue import CATALOGUE
 from runtime.models.store import missized, place, wanted
 from runtime.normalization import select
 from runtime.settings import Settings
-
-Verdict = Literal["pass", "warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,29 @@ class Finding:
     mend: str = ""
 
 
-def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
+def doctor(
+    models: bool = typer.Option(
+        False, "--models", help="Instead, load each checkpoint that is here, and try it."
+    ),
+    weights: Path | None = typer.Option(
+        None, "--weights", help="With --models: this Magpie .nemo instead."
+    ),
+    codec: Path | None = typer.Option(None, "--codec", help="With --models: this codec's .nemo."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
     """Check this machine: device, versions, weights, Ray's environment, the daemon."""
+    if models:
+        try_models(weights, codec, as_json)
+    if weights is not None or codec is not None:
+        raise InvalidRequest("--weights and --codec say what --models tries: give that as well.")
     settings = Settings()
     findings = [finding for check in _CHECKS for finding in check(settings)]
     failed = any(finding.verdict == "fail" for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": [asdict(finding) for finding in findings]})
     else:
-        colours = {"pass": "green", "warn": "yellow", "fail": "red"}
         for finding in findings:
-            verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
+            verdict = f"[{VERDICTS[finding.verdict]}]{finding.verdict}[/]"
             console.print(f"{verdict}  {finding.what}: {escape(finding.found)}", soft_wrap=True)
             if finding.mend:
                 console.print(f"      [dim]{escape(finding.mend)}[/]", soft_wrap=True)

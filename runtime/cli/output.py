@@ -17,6 +17,9 @@ console = Console(highlight=False)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 """For progress and errors, on standard error."""
 
+VERDICTS = {"pass": "green", "warn": "yellow", "fail": "red"}
+"""The colour of each."""
+
 
 def print_json(value: dict[str, Any]) -> None:
     """Print the one object of a ``--json`` run."""
