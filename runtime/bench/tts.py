@@ -19,10 +19,11 @@ from runtime.speech import AudioChunk, SynthesisRequest, Synthesizer
 
 
 @dataclass(slots=True)
-class _Tally:
+class Tally:
     """What the utterances of one row took."""
 
     first_audio_ms: list[float] = field(default_factory=list)
+    utterance_ms: list[float] = field(default_factory=list)
     rtf: list[float] = field(default_factory=list)
     audio_s: float = 0.0
     underruns: int = 0
@@ -39,8 +40,10 @@ class _Tally:
                 self.first_audio_ms.append((now - asked) * 1e3)
                 heard = True
             playback.arrived(now, chunk.samples / chunk.sample_rate)
+        took = time.perf_counter() - asked
         seconds = chunk.next_sample / chunk.sample_rate
-        self.rtf.append((time.perf_counter() - asked) / seconds)
+        self.utterance_ms.append(took * 1e3)
+        self.rtf.append(took / seconds)
         self.audio_s += seconds
         self.underruns += playback.underruns
         self.underrun_s += playback.underrun_s
@@ -65,7 +68,7 @@ async def sweep(
         requests = [SynthesisRequest(text, next(voices).name) for text in texts]
         mean_audio_s = 4.0
         for paced in (False, True):
-            tally = _Tally()
+            tally = Tally()
             jobs = [partial(_speak, client, request, tally) for request in requests]
             async with peak_memory([pid]) as peak:
                 if paced:
@@ -80,7 +83,7 @@ async def sweep(
     return rows
 
 
-async def _speak(client: SpeechClient, request: SynthesisRequest, tally: _Tally) -> None:
+async def _speak(client: SpeechClient, request: SynthesisRequest, tally: Tally) -> None:
     async with client.synthesize(request) as stream:
         await tally.listen(stream)
 
@@ -88,10 +91,10 @@ async def _speak(client: SpeechClient, request: SynthesisRequest, tally: _Tally)
 async def overhead(client: SpeechClient, engine: Synthesizer, repeats: int) -> list[dict[str, Any]]:
     """A ten-word sentence through the handle and from the engine in this process, in turns."""
     request, _ = resolve_synthesis(SynthesisRequest(TEN_WORDS), engine.capabilities)
-    handle, in_process = _Tally(), _Tally()
+    handle, in_process = Tally(), Tally()
     for turn in range(repeats + 1):
         if turn == 1:  # the first of each warms up
-            handle, in_process = _Tally(), _Tally()
+            handle, in_process = Tally(), Tally()
         await _speak(client, SynthesisRequest(TEN_WORDS), handle)
         async with aclosing(engine.synthesize(request)) as chunks:
             await in_process.listen(chunks)
@@ -102,7 +105,7 @@ async def overhead(client: SpeechClient, engine: Synthesizer, repeats: int) -> l
 
 
 def _row(
-    streams: int, path: str, tally: _Tally, wall_s: float | None, peak: list[int]
+    streams: int, path: str, tally: Tally, wall_s: float | None, peak: list[int]
 ) -> dict[str, Any]:
     return {
         "streams": streams,

@@ -24,6 +24,7 @@ from runtime.bench import tts as tts_bench
 from runtime.bench import turn as turn_bench
 from runtime.bench.private import private_daemon
 from runtime.bench.report import report
+from runtime.cli.bench_engine import bench_synthesizer, engine_options, summary
 from runtime.cli.output import console, notes, print_json, working
 from runtime.client import SpeechClient
 from runtime.config import BUILDER
@@ -50,12 +51,39 @@ _Json = typer.Option(False, "--json", help="Print one JSON object.")
 def tts(
     streams: str = _Streams,
     utterances: int = _Utterances,
-    engine: str | None = _Engine,
+    engine: str | None = typer.Option(
+        None,
+        "--engine",
+        help="This engine in this process, without a daemon; else the running one.",
+    ),
+    weights: str | None = typer.Option(
+        None, "--weights", help="With --engine: its checkpoint, a .nemo."
+    ),
+    codec: str | None = typer.Option(None, "--codec", help="With --engine: Magpie's codec."),
+    longest_s: float | None = typer.Option(
+        None, "--max-utterance-s", help="With --engine: end each chunk there, for random weights."
+    ),
+    option: list[str] | None = typer.Option(
+        None, "--option", metavar="KEY=VALUE", help="With --engine: any other option it has."
+    ),
     overhead: int = _Overhead,
     as_json: bool = _Json,
 ) -> None:
     """First audio, real-time factor, throughput and underruns of synthesis."""
     counts = _counts(streams)
+    named = {"weights": weights, "codec": codec, "max_utterance_s": longest_s}
+    options = engine_options(option or []) | {k: v for k, v in named.items() if v is not None}
+    if engine is not None:
+        if overhead:
+            raise InvalidRequest("--overhead compares with a daemon's engine; --engine needs none.")
+        with working("measuring ...", quiet=as_json):
+            result = bench_synthesizer(engine, options, counts, utterances, _show(as_json))
+        _print(result, as_json)
+        if not as_json:
+            console.print(summary(result))
+        return
+    if options:
+        raise InvalidRequest(f"{', '.join(options)}: these are options of --engine NAME.")
 
     async def run(client: SpeechClient) -> dict[str, Any]:
         (loaded,) = (await client.info())["TTS"].engines
@@ -66,7 +94,7 @@ def tts(
             rows += await tts_bench.overhead(client, local, overhead)
         return report(loaded.name, loaded.load.seconds, loaded.load.warmup_ms, rows)
 
-    with _settings({"tts": {"engine": engine}} if engine else None) as settings:
+    with _settings(None) as settings:
         _print(asyncio.run(_connected(settings, run)), as_json)
 
 

@@ -1,0 +1,112 @@
+"""``speech bench tts --engine``: an engine in this process, its options, and its table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+from runtime.bench.in_process import sweep
+from runtime.bench.report import report
+from runtime.engines import cuda, make_synthesizer
+from runtime.errors import InvalidRequest, SpeechError
+from runtime.memory.device import devices, read
+
+
+def engine_options(given: Sequence[str]) -> dict[str, Any]:
+    """Options from ``KEY=VALUE``, whose values are read as in a configuration.
+
+    Raises:
+        InvalidRequest: One has no ``=``, or is given twice.
+    """
+    options: dict[str, Any] = {}
+    for one in given:
+        key, equals, text = one.partition("=")
+        if not key or not equals:
+            raise InvalidRequest(f"--option {one!r} is not of the form KEY=VALUE.")
+        if key in options:
+            raise InvalidRequest(f"--option {key} is given twice.")
+        try:
+            options[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InvalidRequest(f"--option {one!r} has a value that is no YAML.") from error
+    return options
+
+
+def bench_synthesizer(
+    name: str,
+    options: Mapping[str, Any],
+    streams: Sequence[int],
+    utterances: int,
+    on_row: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Load an engine here, measure it, and close it again.
+
+    Raises:
+        SpeechError: There is no such engine, it does not take these options, or it failed.
+    """
+
+    async def run() -> dict[str, Any]:
+        engine = make_synthesizer(name, options)
+        try:
+            loaded = await engine.load()
+            rows = await sweep(engine, streams, utterances, on_row)
+            result = report(name, loaded.seconds, loaded.warmup_ms, rows)
+        finally:
+            on_gpu = bool(cuda.allocator_peak())
+            await engine.close()
+        if on_gpu:
+            result["device"] = f"{devices(read())[0].name}; {result['device']}"
+        notes = _notes(streams, rows, engine.capabilities.slots)
+        return {**result, "details": loaded.details, **({"note": notes} if notes else {})}
+
+    try:
+        return asyncio.run(run())
+    except ExceptionGroup as group:  # of the callers, who fail together
+        ours = group.subgroup(SpeechError)
+        while ours is not None:
+            first = ours.exceptions[0]
+            if isinstance(first, SpeechError):
+                raise first from group
+            ours = first if isinstance(first, ExceptionGroup) else None
+        raise
+
+
+def _notes(streams: Sequence[int], rows: Sequence[Mapping[str, Any]], slots: int) -> str:
+    notes = []
+    if max(streams) > slots:
+        notes.append(
+            f"The engine serves {slots} at a time; with more streams the others wait, which is in "
+            f"their figures."
+        )
+    paced = [row["streams"] for row in rows if row["pacing"] != "off"]
+    slow = [count for count in streams if count not in paced]
+    if slow:
+        notes.append(
+            f"No rows with Poisson arrivals at {', '.join(map(str, slow))} streams: the engine is "
+            f"slower than that many listeners."
+        )
+    return " ".join(notes)
+
+
+def summary(result: Mapping[str, Any]) -> Table:
+    """The figures that people ask for first; latency is that of whole utterances."""
+    table = Table(box=None)
+    columns = ("streams", "load s", "warm-up ms", "mean ms", "min ms", "max ms", "RTF")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in result["rows"]:
+        if row["pacing"] == "off":
+            latency = row["utterance_ms"]
+            figures = (latency["mean"], latency["min"], latency["max"])
+            table.add_row(
+                str(row["streams"]),
+                f"{result['load_s']:.2f}",
+                f"{result['warmup_ms']:.0f}",
+                *(f"{value:.0f}" for value in figures),
+                f"{row['rtf']:.3f}",
+            )
+    return table
