@@ -102,7 +102,9 @@ def _find_voice(name: str, capabilities: SynthesizerCapabilities) -> Voice:
         return capabilities.voices[names.index(find_voice(name, names))]
     blend = parse_blend(name, names)
     parts = [capabilities.voices[names.index(part)] for part, _ in blend.parts]
-    spoken = (tag for tag in parts[0].languages if all(tag in part.languages for part in parts))
+    spoken = [tag for tag in parts[0].languages if all(tag in part.languages for part in parts)]
+    if not spoken:
+        raise UnknownVoice(f"Voices in {str(blend)!r} have no language in common.")
     return Voice(str(blend), tuple(spoken), "blend")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from runtime.errors import CheckpointError, InvalidRequest, UnknownVoice
 
 _TOLERANCE = 1e-3  # of the sum of weights, for thirds written as 0.333
+_ROUNDING = 1e-9  # of a sum of weights that need no scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Blend:
     def __str__(self) -> str:
         if len(self.parts) == 1:
             return self.parts[0][0]
-        return "+".join(f"{name}:{weight:g}" for name, weight in self.parts)
+        # All digits: what is written is read again, by the engine, as the same blend.
+        return "+".join(f"{name}:{weight!r}" for name, weight in self.parts)
 
 
 def is_blend(voice: str) -> bool:
@@ -80,14 +82,15 @@ def parse_blend(text: str, names: Sequence[str]) -> Blend:
         if voice in weights:
             raise InvalidRequest(f"Voice {voice!r} comes twice in {text!r}; add its weights up.")
         weights[voice] = weight
-    total = math.fsum(weights.values())
+    total = sum(weights.values())
     if abs(total - 1) > _TOLERANCE:
         raise InvalidRequest(
             f"The weights in voice {text!r} sum to {total:g}; they must sum to 1, as in "
             f"{_example(names)}."
         )
     heaviest_first = sorted(weights.items(), key=lambda part: (-part[1], names.index(part[0])))
-    return Blend(tuple((voice, weight / total) for voice, weight in heaviest_first))
+    scale = 1.0 if abs(total - 1) <= _ROUNDING else total
+    return Blend(tuple((voice, weight / scale) for voice, weight in heaviest_first))
 
 
 def voices_file(checkpoint: Path) -> Path:
@@ -114,9 +117,10 @@ def read_blends(checkpoint: Path, names: Sequence[str]) -> Mapping[str, Blend]:
     blends: dict[str, Blend] = {}
     taken = {name.casefold() for name in names}
     for name, written in document.items():
-        if is_blend(name) or not name.strip() or name.casefold() in taken:
+        if is_blend(name) or not name or name != name.strip() or name.casefold() in taken:
             raise CheckpointError(
-                f"{file}: {name!r} cannot name a blend; it must be new, without + and :."
+                f"{file}: {name!r} cannot name a blend; it must be new, without + and :, and "
+                f"without white space around it."
             )
         taken.add(name.casefold())
         try:
