@@ -40,7 +40,7 @@ class NemoArchive:
         """
         try:
             document = yaml.load(self.read(CONFIG), Loader=_Loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # a date that there is not, say
             raise CheckpointError(f"{self.path}: its {CONFIG} is not YAML ({error}).") from error
         if not isinstance(document, dict):
             raise CheckpointError(f"{self.path}: its {CONFIG} holds no settings.")
@@ -60,9 +60,7 @@ class NemoArchive:
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path}: there is no {name} in it.") from error
         except OSError as error:
-            raise CheckpointError(
-                f"{self.path} cannot be read: {error.strerror or error}."
-            ) from error
+            raise self._unreadable(error) from error
 
     def check_complete(self) -> None:
         """Walk over all headers, to the end of the archive.
@@ -76,13 +74,25 @@ class NemoArchive:
             with self._opened() as archive:
                 try:
                     names = {PurePosixPath(member.name).name for member in archive}
-                    size = max((m.offset_data + m.size for m in archive.getmembers()), default=0)
+                    ended = self._ends(archive)
                 except _BROKEN as error:
                     raise self._damaged(error) from error
-                if not self._is_gzip() and size > self.path.stat().st_size:
-                    raise self._damaged("it ends within a file")
+                except OSError as error:
+                    raise self._unreadable(error) from error
+            if not ended:
+                raise self._damaged("it has no end")
         if WEIGHTS not in names:
             raise CheckpointError(f"{self.path}: there is no {WEIGHTS} in it.")
+
+    def _ends(self, archive: tarfile.TarFile) -> bool:
+        """Whether an empty block follows the last file: `tarfile` takes any rubbish for the end."""
+        file = archive.fileobj
+        assert file is not None
+        file.seek(archive.offset)
+        ended = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+        while self._is_gzip() and file.read(_SMALL):
+            pass  # to its checksum
+        return ended
 
     def _member(self, name: str) -> bytes:
         with self._opened() as archive:
@@ -93,7 +103,10 @@ class NemoArchive:
                 for member in archive:
                     if str(PurePosixPath(member.name)) == str(PurePosixPath(name)):
                         found = member
-                stream = archive.extractfile(found) if found is not None else None
+                try:
+                    stream = archive.extractfile(found) if found is not None else None
+                except KeyError:  # a link to what is not there
+                    stream = None
                 if found is None or stream is None:
                     raise FileNotFoundError(name)
                 if found.size > _SMALL:
@@ -113,10 +126,15 @@ class NemoArchive:
             return tarfile.open(self.path, "r:gz" if self._is_gzip() else "r:")
         except _BROKEN as error:
             raise self._damaged(error) from error
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def _is_gzip(self) -> bool:
         with self.path.open("rb") as file:
             return file.read(2) == b"\x1f\x8b"
+
+    def _unreadable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"{self.path} cannot be read: {error.strerror or error}.")
 
     def _damaged(self, reason: object) -> CheckpointError:
         return CheckpointError(

@@ -153,7 +153,7 @@ def read_geometry(path: Path) -> MagpieGeometry:
             speakers=read_speakers(archive, config),
             nemo_version=str(config.get("nemo_version", "")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its configuration lacks what describes a Magpie ({error!r})."
         ) from error
@@ -189,7 +189,7 @@ def read_codec(path: Path) -> CodecGeometry:
             codebooks=int(quantizer["num_groups"]),
             codebook_size=size,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its configuration lacks what describes a codec ({error!r})."
         ) from error
@@ -222,7 +222,7 @@ def read_speakers(archive: NemoArchive, config: Mapping[str, Any]) -> tuple[str,
     try:
         rows = json.loads(source) if isinstance(source, bytes) else source
         by_row = {int(row): str(name) for name, row in dict(rows).items()}
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where} maps no names to rows ({error}).") from error
     if sorted(by_row) != list(range(len(by_row))) or len(by_row) != len(rows):
         raise CheckpointError(
