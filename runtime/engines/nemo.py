@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.engines.archive import ARTIFACT, NemoArchive
-from runtime.errors import CheckpointError, UnknownEngine
+from runtime.errors import CheckpointError, SpeechError, UnknownEngine
 
 BYT5 = "google/byt5-small"
 """What public Magpie checkpoints name as the tokeniser of some languages. It has no
@@ -101,20 +101,14 @@ def restore(
     connector = SaveRestoreConnector()
     if archive.path.is_dir():
         connector.model_extracted_dir = str(archive.path)
-    try:
-        with quietly():
-            model = model_class.restore_from(
-                str(archive.path),
-                override_config_path=OmegaConf.create(dict(config)),
-                map_location="cpu",
-                save_restore_connector=connector,
-                **options,
-            )
-    except (RuntimeError, OSError, KeyError, ValueError, EOFError) as error:
-        raise CheckpointError(
-            f"{archive.path} cannot be restored: {_first_line(error)}. Its weights and its "
-            f"configuration do not go together, or it is damaged: fetch it again."
-        ) from error
+    with quietly(), explained(archive.path):
+        model = model_class.restore_from(
+            str(archive.path),
+            override_config_path=OmegaConf.create(dict(config)),
+            map_location="cpu",
+            save_restore_connector=connector,
+            **options,
+        )
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -145,6 +139,24 @@ def check_artifacts(archive: NemoArchive, config: Mapping[str, Any]) -> None:
             f"{archive.path} names files that are not there ({'; '.join(missing)}): a dictionary "
             f"of a tokeniser must be within the .nemo. Fetch it again, or save it again with NeMo."
         )
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say of whatever NeMo, torch, hydra or `tarfile` raises which checkpoint it is about.
+
+    Raises:
+        CheckpointError: Anything was raised within.
+    """
+    try:
+        yield
+    except SpeechError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be restored: {_first_line(error)}. Its weights and its "
+            f"configuration do not go together, or it is damaged: fetch it again."
+        ) from error
 
 
 @contextlib.contextmanager

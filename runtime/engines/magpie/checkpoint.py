@@ -18,7 +18,14 @@ from runtime.engines.magpie.geometry import (
     speakers_file,
 )
 from runtime.engines.magpie.openjtalk import MEND, find_dictionary, use_dictionary
-from runtime.engines.nemo import BYT5, byt5_folder, check_artifacts, import_nemo, restore
+from runtime.engines.nemo import (
+    BYT5,
+    byt5_folder,
+    check_artifacts,
+    explained,
+    import_nemo,
+    restore,
+)
 from runtime.errors import CheckpointError
 
 _FLOAT16_MAX = 65_504.0
@@ -199,7 +206,8 @@ def _codec_without_training() -> Iterator[None]:
 
         @classmethod
         def restore_from(cls, restore_path: str, **options: Any) -> Any:
-            return super().restore_from(restore_path, **{"map_location": "cpu", **options})
+            with explained(Path(restore_path)):
+                return super().restore_from(restore_path, **{"map_location": "cpu", **options})
 
     magpietts.AudioCodecModel = Codec
     try:
@@ -231,8 +239,11 @@ def _without_download(name: str, tokenizer: Any, stack: ExitStack) -> Any:
 
 
 def _explained(error: CheckpointError, files: MagpieFiles) -> CheckpointError:
-    """Weights of audio tokens are sized by the codec: it is the first to suspect."""
-    if "audio_embeddings" not in str(error) and "final_proj" not in str(error):
+    """Weights of audio tokens are sized by the codec: it is the first to suspect.
+
+    NeMo restores part by part, and says only a part's type: these tables are its ``ModuleList``s.
+    """
+    if "state_dict for ModuleList" not in str(error):
         return error
     codec = files.codec_geometry
     return CheckpointError(
