@@ -1,7 +1,10 @@
 """A piece of text as chunks of tokens that the model can speak in one go."""
 
+# ruff: noqa: RUF001 - full-width letters are meant.
+
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -19,6 +22,11 @@ _FEWEST_TOKENS = 12
 # 8,192 bytes of text, and at a single unknown word of 1,024; others only get slow.
 _MAX_CHARS = {"ja": 100, "zh": 200}
 _MAX_CHARS_ELSEWHERE = 600
+
+# Latin letters among them that OpenJTalk may have to spell out, in one word as it takes them:
+# w reads as 15 bytes. Sixty of them and forty kana are 1,020.
+_MAX_SPELLED = 60
+_SPELLED = re.compile("[A-Za-zＡ-Ｚａ-ｚ]")
 
 
 class TextPlanner:
@@ -59,6 +67,8 @@ class TextPlanner:
 
     def _fitting(self, text: str, language: str) -> Iterator[Tokens]:
         most = _MAX_CHARS.get(language, _MAX_CHARS_ELSEWHERE)
+        if language == "ja" and len(text) <= most and len(_SPELLED.findall(text)) > _MAX_SPELLED:
+            most = _MAX_SPELLED
         if len(text) <= most:
             tokens = self._frontend.tokenize(text, language)
             if len(tokens.ids) <= self._max_tokens or len(text) < 2:

@@ -92,12 +92,23 @@ class FrontEnd:
         if not any(map(str.isalnum, kept)):
             return Tokens((), kept, removed, 0)
         ids = [int(token) for token in self._tokenizer.encode(text=kept, tokenizer_name=name)]
-        if not ids:  # a syllable that the dictionary does not have, and nothing else
+        if not self._sounds(ids, name):  # a syllable that the dictionary does not have
             return Tokens((), kept, removed + len(kept), 0)
         ids.append(self.eos_id)
         padded = max(0, MIN_TOKENS - len(ids))
         ids[1:1] = [self._tokenizer.tokenizer_pad_ids[name]] * padded
         return Tokens(tuple(ids), kept, removed, padded)
+
+    def _sounds(self, ids: Sequence[int], name: str) -> bool:
+        """Whether any token is more than a space or a mark."""
+        tokenizer, offset = (
+            self._tokenizer.tokenizers[name],
+            self._tokenizer.tokenizer_offsets[name],
+        )
+        if hasattr(tokenizer, "get_vocab"):
+            return bool(ids)
+        tokens = (str(tokenizer.tokens[token - offset]) for token in ids)
+        return any(any(map(str.isalnum, token)) for token in tokens)
 
     def _clean(self, text: str, name: str) -> tuple[str, int]:
         speaks = self._speaks.get(name)
@@ -124,6 +135,8 @@ def speakable_by(tokenizer: Any) -> Callable[[str], bool]:
     single = {form for letter in letters for form in (letter, letter.lower(), letter.upper())}
     single -= _CODE
     by_sound = any(kind in type(tokenizer).__name__ for kind in ("Chinese", "Japanese"))
+    if "Japanese" in type(tokenizer).__name__:
+        single |= set("0123456789")  # OpenJTalk reads numbers; 0 and 1 are pitches among the tokens
     return lambda c: c in single or c.isspace() or (by_sound and is_cjk(c) and c.isalnum())
 
 
