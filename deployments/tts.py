@@ -115,13 +115,11 @@ class TTS:
             "What the engine did to texts: characters removed, chunks cut short and the like.",
             tag_keys=("event",),
         )
-        self._info = metrics.Gauge(  # held: a metric that nobody holds is not exported
+        self._info = metrics.Gauge(
             "speech_tts_engine_info",
             "Always 1; the tags say which engine speaks, and what normalises its texts.",
             tag_keys=("engine", "normalizer"),
         )
-        normalizer = self._load.details.get("normalizer", "its own")
-        self._info.set(1, tags={"engine": self._name, "normalizer": normalizer})
         self._aborts = AbortLog("tts")
         settle_memory()
 
@@ -253,6 +251,9 @@ class TTS:
             self._export_counts()
 
     def _export_counts(self) -> None:
+        # Again each time: Ray forgets a gauge that is not set for a while.
+        normalizer = self._load.details.get("normalizer", "its own")
+        self._info.set(1, tags={"engine": self._name, "normalizer": normalizer})
         if not isinstance(self._engine, Counting):
             return
         for event, count in self._engine.counts.items():

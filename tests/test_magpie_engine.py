@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("nemo", reason="needs the extra `nemo`")
@@ -17,7 +18,8 @@ from tiny_magpie import SPEAKERS
 from tiny_tongues import LANGUAGES, SENTENCES
 
 from runtime.engines import make_synthesizer
-from runtime.engines.magpie.reference import CODEC_CONTEXT, MagpieReference
+from runtime.engines.magpie.options import CODEC_CONTEXT
+from runtime.engines.magpie.reference import MagpieReference
 from runtime.errors import ConfigError, InvalidRequest, UnknownVoice
 from runtime.requests import resolve_synthesis
 from runtime.speech import SynthesisRequest
@@ -202,6 +204,16 @@ def test_chunks_are_decoded_with_enough_of_what_was_before(
     assert float((whole[-new:] - tail[-new:]).abs().max()) < 1e-5
     short = decoded(codes[:, :, 60 - 4 :])
     assert float((whole[-new:] - short[-new:]).abs().max()) > 1e-4
+
+
+def test_a_chunk_goes_through_the_codec_in_windows_that_nobody_hears(
+    magpie_engine: Callable[..., MagpieReference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = np.frombuffer(pcm(speak(magpie_engine(2), ONE, seed=1)), "<i2").astype(int)
+    monkeypatch.setattr("runtime.engines.magpie.reference.CODEC_WINDOW", 7)
+    windows = np.frombuffer(pcm(speak(magpie_engine(2), ONE, seed=1)), "<i2").astype(int)
+    assert len(windows) == len(at_once)
+    assert np.abs(windows - at_once).max() <= 1  # of 32,768
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -300,10 +300,11 @@ def _cast(model: Any, dtype: str, path: Path) -> None:
 
 
 def _acoustic(model: Any) -> Iterable[tuple[str, Any]]:
+    """Parameters that may be of lower precision: all but the norms' and the codec's."""
     return (
         (name, parameter)
         for name, parameter in model.named_parameters()
-        if not name.startswith("_codec_model.") and parameter.is_floating_point()
+        if not name.startswith("_codec_model.") and parameter.dim() > 1
     )
 
 

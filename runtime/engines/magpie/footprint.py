@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.engines.magpie.options import (
+    CODEC_CONTEXT,
+    CODEC_WINDOW,
     FRAME_RATE,
     MAX_FRAMES,
     read_magpie_options,
@@ -43,7 +45,6 @@ _FLOAT32 = 4
 _CODEC_STATE = 184_000
 _CODEC_FRAME = 6 * 27_648
 _CODEC_FRAMES = 4
-_CODEC_LEAD = 32  # frames before a chunk that the reference engine decodes again
 _WHOLE_CODEC = 62_600_000  # numbers, its encoder included
 
 
@@ -87,8 +88,8 @@ def reference_footprint(options: Mapping[str, Any]) -> Footprint:
     """Estimate what a replica of ``MagpieReference`` with these options needs.
 
     NeMo's caches grow with every step, and each time are copied: twice their final size is
-    counted. The codec decodes a chunk at once, with ``CODEC_CONTEXT`` frames before it. While
-    NeMo restores it holds the float32 weights twice in host memory, wherever they go then.
+    counted. The codec decodes a window of frames at once, with those before it. While NeMo
+    restores it holds the float32 weights twice in host memory, wherever they go then.
 
     Raises:
         ConfigError: An option that there is not, or a value that cannot be.
@@ -101,7 +102,7 @@ def reference_footprint(options: Mapping[str, Any]) -> Footprint:
     rows = (_CFG if magpie.cfg else 1) * (model.context_rows + frames // model.stacking)
     # Keys, values, and what self- and cross-attention gave: NeMo keeps all of them.
     caches = 2 * 4 * model.layers * rows * model.d * number
-    codec = (frames + _CODEC_LEAD) * _CODEC_FRAME * _FLOAT32
+    codec = (min(frames, CODEC_WINDOW) + CODEC_CONTEXT) * _CODEC_FRAME * _FLOAT32
     restoring = 2 * (acoustic // number + _WHOLE_CODEC) * _FLOAT32
     weights = acoustic + model.codec_parameters * _FLOAT32
     on_gpu = magpie.device != "cpu"

@@ -19,7 +19,12 @@ import numpy as np
 
 from runtime.audio import float32_to_pcm16
 from runtime.engines.magpie.checkpoint import Magpie, inspect, load
-from runtime.engines.magpie.options import CODEC, read_reference_options
+from runtime.engines.magpie.options import (
+    CODEC,
+    CODEC_CONTEXT,
+    CODEC_WINDOW,
+    read_reference_options,
+)
 from runtime.engines.magpie.planner import TextPlanner
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.engines.magpie.voicing import Voicing
@@ -37,10 +42,6 @@ from runtime.speech import (
 )
 from runtime.text import TextChunk, plan_chunks
 from runtime.voices import read_blends
-
-CODEC_CONTEXT = 32
-"""Frames of codes before a stretch that the codec must see for the stretch to come out as in
-one go: its decoder is causal and sees 25 (measured: an error of 0 at 25, of 1e-4 at 10)."""
 
 _MESSAGE_S = 0.5  # of audio: few messages
 _SILENCE = 10 ** (-50 / 20)  # amplitude below which a sample counts as silent
@@ -298,7 +299,15 @@ class MagpieReference:
         return output.predicted_codes[:1, :, : int(output.predicted_codes_lens[0])]
 
     def _decode(self, carried: _Carried, codes: Any) -> Samples:
-        """Samples of new frames, as the codec would make them from all frames at once."""
+        """Samples of new frames, as the codec would make them from all frames at once.
+
+        At most ``CODEC_WINDOW`` frames go through it together: of a chunk of 23 s at once it
+        would need more memory than everything else.
+        """
+        windows = [self._decode_window(carried, part) for part in codes.split(CODEC_WINDOW, -1)]
+        return np.concatenate(windows)
+
+    def _decode_window(self, carried: _Carried, codes: Any) -> Samples:
         import torch
 
         assert self._magpie is not None
