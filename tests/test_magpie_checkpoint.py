@@ -190,12 +190,12 @@ def test_only_the_acoustic_model_is_cast(
 
     magpie = load(inspect(checkpoint, tiny_codec), dtype=dtype)
     assert magpie.dtype == dtype
-    found: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
     whole = dict(restored.model.named_parameters())
     for name, parameter in magpie.model.named_parameters():
-        found[name.startswith("_codec_model.")].add(parameter.dtype)
+        # A CPU's norms take no weights of lower precision; vectors save nothing anyway.
+        kept = name.startswith("_codec_model.") or parameter.dim() < 2
+        assert parameter.dtype == (torch.float32 if kept else getattr(torch, dtype)), name
         assert torch.equal(parameter, whole[name].to(parameter.dtype))
-    assert found == {True: {torch.float32}, False: {getattr(torch, dtype)}}
     assert magpie.weight_bytes < restored.weight_bytes
 
 

@@ -45,6 +45,7 @@ _FLOAT32 = 4
 _CODEC_STATE = 184_000
 _CODEC_FRAME = 6 * 27_648
 _CODEC_FRAMES = 4
+_GRAMMARS = 450_000_000  # bytes: NeMo's grammars in a process of their own, after compiling
 _WHOLE_CODEC = 62_600_000  # numbers, its encoder included
 
 
@@ -105,6 +106,7 @@ def reference_footprint(options: Mapping[str, Any]) -> Footprint:
     codec = (min(frames, CODEC_WINDOW) + CODEC_CONTEXT) * _CODEC_FRAME * _FLOAT32
     restoring = 2 * (acoustic // number + _WHOLE_CODEC) * _FLOAT32
     weights = acoustic + model.codec_parameters * _FLOAT32
+    host = HOST + (_GRAMMARS if magpie.normalizer in ("auto", "nemo") else 0)
     on_gpu = magpie.device != "cpu"
     return Footprint(
         on_gpu=on_gpu,
@@ -112,7 +114,7 @@ def reference_footprint(options: Mapping[str, Any]) -> Footprint:
         weights_from=source,
         workspace=RESERVE if on_gpu else 0,
         state_per_slot=caches + codec,
-        host=HOST + (restoring if on_gpu else restoring - weights),
+        host=host + (restoring if on_gpu else restoring - weights),
         slots=1,
         max_slots=1,
         formula=(
