@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import timeit
 from dataclasses import replace
 from fractions import Fraction
@@ -275,8 +276,9 @@ def test_a_plan_takes_less_than_5_ms(config: str, device: str, memory: dict[str,
     pools = pools_of(devices(recorded(device)))
     demands = demands_of(document, "test.yaml", pools, NO_HISTORY)
     policy = policy_of(document, "test.yaml")
-    best = min(timeit.repeat(lambda: plan(pools, policy, demands), number=1, repeat=20))
-    assert best < 0.005
+    # Of the processor's time: what others on the machine take is not the plan's.
+    timer = timeit.Timer(lambda: plan(pools, policy, demands), timer=time.process_time)
+    assert min(timer.repeat(number=1, repeat=50)) < 0.005
 
 
 def test_the_arithmetic_imports_no_library_of_a_model_and_no_ray() -> None:
