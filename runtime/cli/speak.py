@@ -26,6 +26,7 @@ def say(
     language: str | None = typer.Option(None, "--language", "-l", help="Such as en."),
     speed: float = typer.Option(1.0, help="1.0 is the voice's own pace."),
     seed: int | None = typer.Option(None, help="Makes the audio repeatable."),
+    sample_rate: int | None = typer.Option(None, help="Hz; the engine's own by default."),
     output: str = typer.Option(
         "speech.wav", "--output", "-o", help="WAV file; - writes to standard output."
     ),
@@ -39,11 +40,11 @@ def say(
     if output == "-":
         # A WAV header holds the length, which is known last: gather on disk, then copy.
         with tempfile.TemporaryFile() as gathered:
-            result = asyncio.run(_say(request, gathered, as_json))
+            result = asyncio.run(_say(request, sample_rate, gathered, as_json))
             gathered.seek(0)
             shutil.copyfileobj(gathered, sys.stdout.buffer)
     else:
-        result = asyncio.run(_say(request, Path(output), as_json))
+        result = asyncio.run(_say(request, sample_rate, Path(output), as_json))
     result["path"] = output
     if as_json:
         print_json(result)
@@ -54,21 +55,26 @@ def say(
         )
 
 
-async def _say(request: SynthesisRequest, target: Path | IO[bytes], quiet: bool) -> dict[str, Any]:
+async def _say(
+    request: SynthesisRequest, sample_rate: int | None, target: Path | IO[bytes], quiet: bool
+) -> dict[str, Any]:
     with working("connecting ...", quiet=quiet):
         client = await SpeechClient.connect()
     try:
         with working("speaking ...", quiet=quiet):
-            return await _speak_into(client, request, target)
+            return await _speak_into(client, request, sample_rate, target)
     finally:
         await client.aclose()
 
 
 async def _speak_into(
-    client: SpeechClient, request: SynthesisRequest, target: Path | IO[bytes]
+    client: SpeechClient,
+    request: SynthesisRequest,
+    sample_rate: int | None,
+    target: Path | IO[bytes],
 ) -> dict[str, Any]:
     asked = time.perf_counter()
-    async with client.synthesize(request) as stream:
+    async with client.synthesize(request, sample_rate=sample_rate) as stream:
         chunk = await anext(stream)  # an invalid request fails here, before a file is made
         first_audio_ms = (time.perf_counter() - asked) * 1e3
         with WavWriter(target, chunk.sample_rate) as wav:

@@ -103,24 +103,29 @@ class SpeechClient:
 
     # --- synthesis -----------------------------------------------------------
 
-    def synthesize(self, request: SynthesisRequest | str, **options: Any) -> SynthesisStream:
+    def synthesize(
+        self, request: SynthesisRequest | str, *, sample_rate: int | None = None, **options: Any
+    ) -> SynthesisStream:
         """Speak; nothing happens until the stream is read.
 
         Args:
             request: A request, or its text with the other fields as keywords
                 (``voice``, ``language``, ``normalise``, ``seed``, ``speed``).
+            sample_rate: Hz of the chunks, 8,000 to 192,000; None takes the engine's own.
             **options: Fields to replace in the request.
 
         Raises:
             DaemonUnavailable: The daemon runs no TTS.
             TextTooLong: More text than one call carries.
+            AudioFormatError: A sample rate that cannot be.
         """
         if isinstance(request, str):
             request = SynthesisRequest(request, **options)
         else:
             request = replace(request, **options)
         check_text_length(request.text)
-        stream = SynthesisStream(self._deployment(TTS_DEPLOYMENT), request, self._settings)
+        calls = self._deployment(TTS_DEPLOYMENT)
+        stream = SynthesisStream(calls, request, self._settings, sample_rate)
         self._streams.add(stream)
         return stream
 

@@ -8,6 +8,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from runtime.client.rerate import Rerate
 from runtime.client.seam import Splice
 from runtime.errors import Overloaded, ReplicaLost, SpeechError
 from runtime.replica import SynthesisStarted
@@ -36,9 +37,14 @@ class SynthesisStream:
     """
 
     def __init__(
-        self, calls: DeploymentCalls, request: SynthesisRequest, settings: Settings
+        self,
+        calls: DeploymentCalls,
+        request: SynthesisRequest,
+        settings: Settings,
+        sample_rate: int | None = None,
     ) -> None:
-        """Starts with the first chunk that is asked for."""
+        """Starts with the first chunk that is asked for; at the engine's rate if None is given."""
+        self._rerate = None if sample_rate is None else Rerate(sample_rate)
         self.id = uuid.uuid4().hex
         self.started: SynthesisStarted | None = None
         self.takeovers = 0
@@ -83,9 +89,12 @@ class SynthesisStream:
                 continue
             self._report_progress(chunk.next_sample)
             placed = chunk if self._splice is None else self._splice.place(chunk)
-            if placed is not None:
-                self._note(placed)
-                return placed
+            if placed is None:
+                continue
+            self._note(placed)
+            heard = placed if self._rerate is None else self._rerate.convert(placed)
+            if heard is not None:
+                return heard
         raise StopAsyncIteration
 
     async def _open(self) -> None:
