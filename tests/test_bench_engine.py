@@ -12,6 +12,7 @@ import pytest
 from scripted_engines import ScriptedSynthesizer
 
 from runtime import errors
+from runtime.bench import in_process
 from runtime.bench.corpus import SENTENCES
 from runtime.bench.in_process import Peak
 from runtime.cli.bench_engine import bench_synthesizer, engine_options, summary
@@ -178,9 +179,10 @@ def test_people_get_a_small_table() -> None:
 
 
 def test_magpie_is_measured_with_what_its_checkpoint_says_of_itself(
-    request: pytest.FixtureRequest,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nemo", reason="needs the extra `nemo`")
+    monkeypatch.setattr(in_process, "SENTENCES", ("Hello world.",))
     tiny_magpie: Callable[..., Path] = request.getfixturevalue("tiny_magpie")
     report = measure(
         "magpie-reference",
