@@ -121,6 +121,7 @@ class TTS:
             tag_keys=("engine", "normalizer"),
         )
         self._aborts = AbortLog("tts")
+        self._export_counts()
         settle_memory()
 
     async def _load_engine(self) -> tuple[Admission, ...]:

@@ -22,6 +22,7 @@ from runtime.engines.models import MAGPIE, PARAKEET, PARAKEET_STREAMING
 from runtime.engines.nvidia import HOST
 from runtime.engines.parakeet.footprint import state_bytes as stream_state
 from runtime.errors import ConfigError, UnknownEngine
+from runtime.memory.claims import CONTEXT
 from runtime.memory.footprint import GIB, Footprint
 
 EMBEDDED = sorted(FOOTPRINTS.keys() - PLANNED - {"magpie-reference"})
@@ -371,3 +372,22 @@ def test_an_estimate_imports_no_library_of_models() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "driver_gib"),
+    [
+        # docs/benchmarks/h100-magpie-reference*.json, the driver's figure; and two by hand.
+        ({"max_utterance_s": 8}, 3.32),
+        ({"max_utterance_s": 8, "dtype": "bfloat16"}, 1.95),
+        ({"max_utterance_s": 8, "cfg": False}, 2.53),
+        ({"max_utterance_s": 8, "model": "magpie_tts_multilingual_357m@2025-12"}, 2.47),
+        ({}, 5.1),
+    ],
+)
+def test_the_reference_engine_claims_more_than_it_was_seen_to_take(
+    options: dict[str, object], driver_gib: float
+) -> None:
+    footprint = of("magpie-reference", **options)
+    claimed = footprint.weights + footprint.workspace + footprint.state_per_slot + CONTEXT
+    assert driver_gib * GIB < claimed < 1.6 * driver_gib * GIB

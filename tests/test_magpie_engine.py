@@ -248,3 +248,22 @@ def test_closing_frees_the_model_and_loading_again_brings_it_back(
     assert report.details["normalizer"] == "off"
     asyncio.run(engine.close())
     assert engine._magpie is None
+
+
+def test_a_group_that_ends_without_sound_ends_with_what_was_said_before(
+    magpie_engine: Callable[..., MagpieReference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = magpie_engine(2, carry=2, pause_s=0.5)
+    assert engine._magpie is not None
+    asked: list[bool] = []
+    generate = engine._magpie.model.generate_speech
+
+    def noted(batch: Any, **options: Any) -> Any:
+        asked.append(options["end_of_text"][0])
+        return generate(batch, **options)
+
+    monkeypatch.setattr(engine._magpie.model, "generate_speech", noted)
+    chunks = speak(engine, f"{ONE} \u4f60\u597d\u3002 {ONE}", seed=1)
+    assert asked == [True, True]
+    frames = 2 * FRAMES * 1024
+    assert chunks[-1].next_sample == frames + round(0.5 * 22_050)

@@ -26,7 +26,7 @@ class Rerate:
         if self._resampler is None:
             self._resampler = Resampler(chunk.sample_rate, self._sample_rate)
         samples = self._resampler.push(pcm16_to_float32(chunk.pcm), last=chunk.end)
-        if not len(samples) and not chunk.end:
+        if not len(samples) and not (chunk.end or chunk.piece_end):
             return None
         converted = replace(
             chunk,

@@ -6,6 +6,7 @@ Nothing here is imported before an engine loads; importing NeMo takes 8 to 27 s.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import logging
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.engines.archive import ARTIFACT, NemoArchive
+from runtime.engines.cuda import is_out_of_memory
 from runtime.errors import CheckpointError, SpeechError, UnknownEngine
 
 BYT5 = "google/byt5-small"
@@ -56,6 +58,9 @@ def guard_shared_bytes() -> None:
     is 1, and Python keeps one shared object for each single byte: NVRTC's closing NUL turns
     every ``b" "`` of the process into ``b"\0"``, which breaks HTTP servers among others.
     """
+    with contextlib.suppress(ImportError):  # without cuda-python nothing is compiled
+        importlib.import_module("cuda.bindings.nvrtc")
+        importlib.import_module(_NVRTC_USER)
     user = sys.modules.get(_NVRTC_USER)
     nvrtc = getattr(user, "nvrtc", None)
     if nvrtc is not None and not isinstance(nvrtc, _GuardedNvrtc):
@@ -146,13 +151,21 @@ def explained(path: Path) -> Iterator[None]:
     """Say of whatever NeMo, torch, hydra or `tarfile` raises which checkpoint it is about.
 
     Raises:
-        CheckpointError: Anything was raised within.
+        CheckpointError: Anything was raised within, but for memory that ran out and packages
+            that are missing.
     """
     try:
         yield
-    except SpeechError:
+    except (SpeechError, MemoryError, ImportError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(
+                f"{path} is unpacked into {tempfile.gettempdir()} while it is restored, and that "
+                f"is full: make room for as much as it has itself, or set TMPDIR."
+            ) from error
         raise CheckpointError(
             f"{path} cannot be restored: {_first_line(error)}. Its weights and its "
             f"configuration do not go together, or it is damaged: fetch it again."

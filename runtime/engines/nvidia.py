@@ -19,7 +19,8 @@ nemo_toolkit 3.0.0; the rest is the interpreter's and CUDA's."""
 RESERVE = GIB
 """What no formula counts: CUDA graphs and their private pools, workspaces of cuBLAS and
 cuDNN, blocks that torch's allocator cannot use. Chosen: with it the estimates are above
-every peak measured on an H100 (tests/test_footprints.py names them), by 5 % at the least."""
+every peak measured on an H100 of the engines that use it for all of this (those are named in
+tests/test_footprints.py), by 5 % at the least."""
 
 DTYPES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Types that an engine can be run in, and bytes of a number."""

@@ -47,9 +47,10 @@ class _Job:
 class ModelWorker:
     """The thread on which a model lives; work is done in order of urgency, then of arrival."""
 
-    def __init__(self, name: str) -> None:
-        """``name`` shows in thread lists and error messages."""
+    def __init__(self, name: str, extra: str = "embedded") -> None:
+        """``name`` shows in thread lists and errors; ``extra`` is what its packages come with."""
         self._name = name
+        self._extra = extra
         self._jobs: PriorityQueue[tuple[int, int, _Job | None]] = PriorityQueue()
         self._arrivals = itertools.count()
         self._thread: threading.Thread | None = None
@@ -81,7 +82,8 @@ class ModelWorker:
             raise
         except ImportError as error:
             raise UnknownEngine(
-                f"{self._name} cannot be loaded ({error}): pip install 'speech-runtime[embedded]'."
+                f"{self._name} cannot be loaded ({error}): "
+                f"pip install 'speech-runtime[{self._extra}]'."
             ) from error
         except Exception as error:
             raise as_engine_error(error, self._name) from error

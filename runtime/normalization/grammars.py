@@ -58,6 +58,8 @@ def load(language: str, version: str, cache_dir: Path, build: Compile = compile_
     with _only_one(parent / f"{language}.lock"):
         if _is_whole(folder):
             return build(language, folder)
+        for abandoned in parent.glob(f"{language}-*"):  # by a process that was killed
+            shutil.rmtree(abandoned, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{language}-", dir=parent))
         try:
             made = build(language, draft)

@@ -94,6 +94,7 @@ class NemoNormalizer:
         self._turn = threading.Lock()
         self._worker: _Worker | None = None
         self._closed = False
+        self._starting: _Worker | None = None
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -118,18 +119,26 @@ class NemoNormalizer:
                 self._worker = self._start()
 
     def _start(self) -> _Worker:
-        worker = _Worker()
+        worker = self._starting = _Worker()
         try:
             for language in self.languages:
                 self._load(worker, language)
         except BaseException:
             worker.end()
             raise
+        finally:
+            self._starting = None
         return worker
 
     def _load(self, worker: _Worker, language: str) -> None:
         version = self.name.replace(" ", "-")
         began = time.monotonic()
+        if not (self._cache_dir / "normalization" / version / language).is_dir():
+            _log.warning(
+                "compiling NeMo's grammars of %s, once on this machine: up to minutes "
+                "(normalizer: rules starts at once)",
+                language,
+            )
         try:
             question = ("load", language, version, str(self._cache_dir))
             kind, *facts = worker.ask(*question, within_s=LOAD_TIMEOUT_S)
@@ -205,9 +214,12 @@ class NemoNormalizer:
                 self._worker = worker
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, whatever it is doing."""
+        self._closed = True
+        starting = self._starting
+        if starting is not None:
+            starting.end()  # it may compile for minutes, and holds the turn meanwhile
         with self._turn:
-            self._closed = True
             if self._worker is not None:
                 self._worker.end()
                 self._worker = None

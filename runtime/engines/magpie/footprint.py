@@ -45,6 +45,10 @@ _FLOAT32 = 4
 _CODEC_STATE = 184_000
 _CODEC_FRAME = 6 * 27_648
 _CODEC_FRAMES = 4
+# What torch's allocator keeps for NeMo's caches, by second of audio, row and byte of a number.
+# Measured on an H100: 3.1 GiB after 23.2 s in float32 with guidance, 1.2 to 1.5 after 8 s, 0.6
+# in bfloat16, 0.7 without guidance (docs/benchmarks.md); 15.6 MiB covers each of them.
+_GROWING_CACHES = 15.6 * (1 << 20)
 _GRAMMARS = 450_000_000  # bytes: NeMo's grammars in a process of their own, after compiling
 _WHOLE_CODEC = 62_600_000  # numbers, its encoder included
 
@@ -61,8 +65,9 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
         ConfigError: An option that there is not, or a value that cannot be.
     """
     magpie = read_magpie_options("magpie", options, MAX_SLOTS, "bfloat16")
-    read, longest = magpie.common, magpie.max_utterance_s
+    read = magpie.common
     model, number = read.model, read.number
+    longest = magpie.max_utterance_s or MAX_FRAMES / FRAME_RATE
     acoustic, source = read.weight_bytes(model.parameters)
     rows, text = cache_rows(model, longest), text_rows(longest)
     state = state_bytes(model, rows, text, number)
@@ -88,9 +93,10 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
 def reference_footprint(options: Mapping[str, Any]) -> Footprint:
     """Estimate what a replica of ``MagpieReference`` with these options needs.
 
-    NeMo's caches grow with every step, and each time are copied: twice their final size is
-    counted. The codec decodes a window of frames at once, with those before it. While NeMo
-    restores it holds the float32 weights twice in host memory, wherever they go then.
+    NeMo's caches take a new size with every step, and torch's allocator keeps blocks of the old
+    ones: what it held is counted as measured, not as computed. The codec decodes a window of
+    frames at once, with those before it. While NeMo restores it holds the float32 weights twice
+    in host memory, wherever they go then.
 
     Raises:
         ConfigError: An option that there is not, or a value that cannot be.
@@ -99,10 +105,9 @@ def reference_footprint(options: Mapping[str, Any]) -> Footprint:
     read = magpie.common
     model, number = read.model, read.number
     acoustic, source = read.weight_bytes(model.parameters)
-    frames = min(MAX_FRAMES, math.ceil(magpie.max_utterance_s * FRAME_RATE))
-    rows = (_CFG if magpie.cfg else 1) * (model.context_rows + frames // model.stacking)
-    # Keys, values, and what self- and cross-attention gave: NeMo keeps all of them.
-    caches = 2 * 4 * model.layers * rows * model.d * number
+    frames = magpie.frames(MAX_FRAMES, model.stacking)
+    rows = _CFG if magpie.cfg else 1
+    caches = int(frames / FRAME_RATE * rows * number * _GROWING_CACHES)
     codec = (min(frames, CODEC_WINDOW) + CODEC_CONTEXT) * _CODEC_FRAME * _FLOAT32
     restoring = 2 * (acoustic // number + _WHOLE_CODEC) * _FLOAT32
     weights = acoustic + model.codec_parameters * _FLOAT32
@@ -118,7 +123,7 @@ def reference_footprint(options: Mapping[str, Any]) -> Footprint:
         slots=1,
         max_slots=1,
         formula=(
-            f"one slot: {megabytes(caches)} of caches that NeMo copies as they grow, "
+            f"one slot: {megabytes(caches)} for caches that grow, "
             f"{megabytes(codec)} of the codec; while restoring, {megabytes(restoring)} of the host"
         ),
     )

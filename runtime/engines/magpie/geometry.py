@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from runtime.engines.archive import NemoArchive
+from runtime.engines.magpie.options import MAX_FRAMES
 from runtime.errors import CheckpointError
 from runtime.text import primary_language
 
@@ -34,9 +35,6 @@ TOKENIZERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ja": ("japanese_phoneme", "japanese"),
     }
 )
-
-MAX_FRAMES = 500
-"""Of one chunk of text (``max_decoder_steps``), where the checkpoint says nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,12 @@ MAX_FRAMES = 500
 FRAME_RATE = 22050 / 1024
 """The codec's: 1024 samples a frame at 22050 Hz."""
 
-MAX_UTTERANCE_S = 23.2
-"""``MAX_FRAMES`` in seconds, rounded down."""
-
 CODEC_CONTEXT = 32
 """Frames of codes before a stretch that the codec must see for the stretch to come out as in
 one go: its decoder is causal and sees 25 (measured: an error of 0 at 25, of 1e-4 at 10)."""
 
 CODEC_WINDOW = 96
 """Frames that the reference engine puts through the codec together, beyond those before them."""
-
-CODEC = "nemo-nano-codec-22khz-1.89kbps-21.5fps"
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -56,7 +51,8 @@ class MagpieOptions:
         common: Those that all of NVIDIA's engines have.
         codec: The codec's ``.nemo``; None for the one that `speech models pull` fetched.
         device: Where it runs; ``auto`` takes a GPU if there is one.
-        max_utterance_s: The longest audio of one chunk of text, in seconds.
+        max_utterance_s: The longest audio of one chunk of text, in seconds; None leaves it to
+            the checkpoint.
         temperature: Of sampling; 0 takes the likeliest code. None keeps the checkpoint's.
         top_k: How many codes are drawn from. None keeps the checkpoint's.
         cfg: Classifier-free guidance: better speech for twice the work.
@@ -71,7 +67,7 @@ class MagpieOptions:
     common: NvidiaOptions[Any]
     codec: Path | None
     device: Device
-    max_utterance_s: float
+    max_utterance_s: float | None
     temperature: float | None
     top_k: int | None
     cfg: bool
@@ -79,6 +75,12 @@ class MagpieOptions:
     normalizer: str
     carry: int
     pause_s: float
+
+    def frames(self, most: int, stacking: int) -> int:
+        """Frames of the longest chunk: whole steps, and no more than ``most``."""
+        if self.max_utterance_s is not None:
+            most = min(most, round(self.max_utterance_s * FRAME_RATE))
+        return max(stacking, most - most % stacking)
 
 
 def read_magpie_options(
@@ -105,16 +107,14 @@ def read_magpie_options(
     codec = options.get("codec")
     if codec is not None and (not isinstance(codec, str | Path) or not str(codec)):
         raise ConfigError(f"codec is {codec!r}; it must be the path of a codec's .nemo.")
-    top_k = options.get("top_k")
+    top_k, longest = options.get("top_k"), options.get("max_utterance_s")
     return MagpieOptions(
         common=common,
         codec=None if codec is None else Path(codec).expanduser(),
         device=device,
-        max_utterance_s=seconds(
-            "max_utterance_s",
-            options.get("max_utterance_s", MAX_UTTERANCE_S),
-            MAX_FRAMES / FRAME_RATE,
-        ),
+        max_utterance_s=None
+        if longest is None
+        else seconds("max_utterance_s", longest, MAX_FRAMES / FRAME_RATE),
         temperature=_number("temperature", options.get("temperature"), 0.0, 5.0),
         top_k=None if top_k is None else positive("top_k", top_k),
         cfg=cfg,

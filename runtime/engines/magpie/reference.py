@@ -1,16 +1,18 @@
 """Magpie as NeMo runs it: ``generate_speech`` with its key-value cache, one chunk at a time.
 
 The yardstick of this project's own engine, and what runs where CUDA graphs cannot: on a CPU,
-say. On an H100 NeMo's loop is slower than real time, at whatever precision
+say. On an H100 NeMo's loop takes about as long as the audio lasts, at whatever precision
 (docs/benchmarks.md). Nothing here changes what NeMo computes: the loop, the attention
 prior, the sampling and the text history between chunks are its own.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,18 +21,14 @@ import numpy as np
 
 from runtime.audio import float32_to_pcm16
 from runtime.engines.magpie.checkpoint import Magpie, inspect, load
-from runtime.engines.magpie.options import (
-    CODEC,
-    CODEC_CONTEXT,
-    CODEC_WINDOW,
-    read_reference_options,
-)
+from runtime.engines.magpie.options import CODEC_CONTEXT, CODEC_WINDOW, read_reference_options
 from runtime.engines.magpie.planner import TextPlanner
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.engines.magpie.voicing import Voicing
 from runtime.engines.worker import ModelWorker
 from runtime.errors import EngineFailed, NothingToSpeak, UnknownEngine
 from runtime.memory.footprint import GIB
+from runtime.models.catalogue import CODEC
 from runtime.models.store import path_of
 from runtime.normalization import Normalizer, make_normalizer
 from runtime.speech import (
@@ -42,6 +40,8 @@ from runtime.speech import (
 )
 from runtime.text import TextChunk, plan_chunks
 from runtime.voices import read_blends
+
+_log = logging.getLogger(__name__)
 
 _MESSAGE_S = 0.5  # of audio: few messages
 _SILENCE = 10 ** (-50 / 20)  # amplitude below which a sample counts as silent
@@ -65,14 +65,25 @@ class _Carried:
     codes: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of text in tokens: its index, its group, and the chunks that are spoken at once."""
+
+    index: int
+    group: int
+    chunks: list[Tokens]
+
+
 @dataclass(slots=True)
 class _Utterance:
     """One request on its way through the model."""
 
     request: SynthesisRequest
     seed: int
+    pieces: Iterator[TextChunk]
     stop: threading.Event = field(default_factory=threading.Event)
     carried: _Carried = field(default_factory=_Carried)
+    group: int = -1
 
 
 class MagpieReference:
@@ -95,9 +106,7 @@ class MagpieReference:
             common.weights or path_of(common.model_name), self._options.codec or path_of(CODEC)
         )
         geometry, codec = self._files.geometry, self._files.codec_geometry
-        self._max_frames = min(
-            geometry.max_frames, int(self._options.max_utterance_s * codec.frame_rate)
-        )
+        self._max_frames = self._options.frames(geometry.max_frames, geometry.stacking)
         self._counts = dict.fromkeys(
             ("characters_removed", "tokens_padded", "chunks_cut_short", "normalizer_failures"), 0
         )
@@ -112,7 +121,7 @@ class MagpieReference:
             slots=1,
             blends=True,
         )
-        self._worker = ModelWorker("magpie-reference")
+        self._worker = ModelWorker("magpie-reference", extra="nemo")
         self._stop: threading.Event | None = None
         self._magpie: Magpie | None = None
         self._planner: TextPlanner | None = None
@@ -155,6 +164,8 @@ class MagpieReference:
         loaded = time.perf_counter()
         self._speak_nonsense(self._planner.shortest, _WARM_FRAMES)
         geometry = self._files.geometry
+        for language, mend in self._files.left_out.items():
+            _log.warning("magpie-reference starts without %s: %s", language, mend)
         return LoadReport(
             seconds=magpie.seconds,
             warmup_ms=(time.perf_counter() - loaded) * 1e3,
@@ -186,14 +197,17 @@ class MagpieReference:
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         """Speak; see ``Synthesizer.synthesize``."""
         drawn = int(np.random.SeedSequence().generate_state(1)[0])
-        utterance = _Utterance(request, drawn if request.seed is None else request.seed)
+        seed = drawn if request.seed is None else request.seed
+        group = request.first_piece - request.first_piece % self._options.carry
+        utterance = _Utterance(request, seed, islice(self._pieces(request), group, None))
         rate = self._capabilities.sample_rate
         first_sample, piece = 0, request.first_piece
-        carry = self._options.carry
-        group = request.first_piece - request.first_piece % carry
         try:
-            for part, following in followed(islice(self._pieces(request), group, None)):
-                samples = await self._worker.run(self._speak, utterance, part, following)
+            current = await self._worker.run(self._next, utterance)
+            while current is not None:
+                part = current
+                current = await self._worker.run(self._next, utterance)
+                samples = await self._worker.run(self._speak, utterance, part, current)
                 if part.index < request.first_piece:
                     continue  # said for what it leaves to the next one
                 piece = part.index
@@ -217,44 +231,64 @@ class MagpieReference:
         if self._stop is not None:
             self._stop.set()
         self._worker.close()
+        if self._normalizer is not None:  # which may compile grammars just now
+            await asyncio.to_thread(self._normalizer.close)
         await self._worker.finished()
         self._magpie = None
         self._planner = None
+        self._normalizer = None
         self._voicing.detach()
-        if self._normalizer is not None:
-            self._normalizer.close()
-            self._normalizer = None
 
     def _pieces(self, request: SynthesisRequest) -> Iterator[TextChunk]:
         return plan_chunks(request.text, request.language or "en", TextPlanner.MAX_PIECE_CHARS)
 
-    def _speak(
-        self, utterance: _Utterance, piece: TextChunk, following: TextChunk | None
-    ) -> Samples:
+    def _next(self, utterance: _Utterance) -> _Piece | None:
+        """The next piece that has any sound, in tokens."""
         if self._planner is None:
             raise RuntimeError("synthesize() was called before load()")
-        request, carry = utterance.request, self._options.carry
-        if piece.index % carry == 0:
-            utterance.carried = _Carried()
-        ends = following is None or following.index % carry == 0
-        chunks = self._planner.plan(piece.text, request.language or "en", request.normalise)
-        seeds = np.random.SeedSequence([utterance.seed, piece.index]).spawn(len(chunks))
+        request = utterance.request
+        for piece in utterance.pieces:
+            if utterance.stop.is_set():
+                break
+            chunks = self._planner.plan(piece.text, request.language or "en", request.normalise)
+            if chunks:
+                return _Piece(piece.index, piece.index // self._options.carry, chunks)
+        return None
+
+    def _speak(self, utterance: _Utterance, piece: _Piece, following: _Piece | None) -> Samples:
+        if piece.group != utterance.group:
+            utterance.group, utterance.carried = piece.group, _Carried()
+        ends = following is None or following.group != piece.group
+        seeds = np.random.SeedSequence([utterance.seed, piece.index]).spawn(len(piece.chunks))
         self._stop = utterance.stop
-        parts = [
-            self._speak_chunk(
-                utterance.carried,
-                chunk,
-                row=self._voicing.row(request.voice or ""),
-                ends=ends and index == len(chunks) - 1,
-                seed=int(seed.generate_state(1, np.uint64)[0] >> 1),
-            )
-            for index, (chunk, seed) in enumerate(zip(chunks, seeds, strict=True))
-        ]
-        if parts and ends and following is not None:
+        try:
+            parts = self._speak_piece(utterance, piece, seeds, ends)
+        except _Stopped as stopped:
+            raise EngineFailed("magpie-reference was closed, or its caller left.") from stopped
+        if ends and following is not None:
             pause = round(self._options.pause_s * self._capabilities.sample_rate)
             silent = trailing_silence(parts[-1])
             parts.append(np.zeros(max(0, pause - silent), dtype=np.float32))
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        return np.concatenate(parts)
+
+    def _speak_piece(
+        self,
+        utterance: _Utterance,
+        piece: _Piece,
+        seeds: Sequence[np.random.SeedSequence],
+        ends: bool,
+    ) -> list[Samples]:
+        row = self._voicing.row(utterance.request.voice or "")
+        return [
+            self._speak_chunk(
+                utterance.carried,
+                chunk,
+                row=row,
+                ends=ends and index == len(seeds) - 1,
+                seed=int(seed.generate_state(1, np.uint64)[0] >> 1),
+            )
+            for index, (chunk, seed) in enumerate(zip(piece.chunks, seeds, strict=True))
+        ]
 
     def _speak_chunk(
         self, carried: _Carried, chunk: Tokens, *, row: int, ends: bool, seed: int
@@ -347,15 +381,6 @@ class MagpieReference:
     def _check_wanted(self, *_: object) -> None:
         if self._stop is not None and self._stop.is_set():
             raise _Stopped
-
-
-def followed(pieces: Iterator[TextChunk]) -> Iterator[tuple[TextChunk, TextChunk | None]]:
-    """Each piece with the one after it, and the last with None."""
-    current = next(pieces, None)
-    while current is not None:
-        following = next(pieces, None)
-        yield current, following
-        current = following
 
 
 def trailing_silence(samples: Samples) -> int:
