@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import takewhile
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+from daemons import SUPPORT
 from tiny_models import COMMIT, pinned
 
 from runtime.engines.trials import matrix as trials
@@ -39,6 +41,12 @@ def of_checkpoints(settings: Settings, **given: Path) -> list[Line]:
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are of what is said without one, wherever they run."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(autouse=True)
+def trials_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the processes of their own that they run in."""
+    monkeypatch.setenv("PYTHONPATH", SUPPORT, prepend=os.pathsep)
 
 
 @pytest.fixture

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from runtime.client.ledger import LedgerActor, LedgerClient
 from runtime.errors import DaemonUnavailable
 from runtime.memory.ledger import ACTOR, NAMESPACE
 
-GONE = ray.exceptions.ActorDiedError()
-RESTARTING = ray.exceptions.ActorUnavailableError("it restarts", None)
+
+class RayError(Exception):
+    """Ray's errors stand for themselves: importing Ray settles its environment for good."""
+
+
+class RayActorError(RayError):
+    """The actor is not there."""
+
+
+class ActorUnavailableError(RayActorError):
+    """It may be again."""
+
+
+GONE, RESTARTING = RayActorError("it died"), ActorUnavailableError("it restarts")
 
 
 class Actor:
@@ -48,7 +61,13 @@ class Names:
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     names = Names()
-    monkeypatch.setattr(ray, "get_actor", names.get_actor)
+    errors = SimpleNamespace(
+        RayError=RayError,
+        RayActorError=RayActorError,
+        ActorUnavailableError=ActorUnavailableError,
+    )
+    ray = SimpleNamespace(get_actor=names.get_actor, exceptions=errors)
+    monkeypatch.setitem(sys.modules, "ray", ray)
     return names
 
 
@@ -61,7 +80,7 @@ def calls(actor: LedgerActor | LedgerClient, count: int = 1) -> list[Any]:
             try:
                 call = actor.call if isinstance(actor, LedgerActor) else actor._call
                 answers.append(await call("snapshot"))
-            except (ray.exceptions.RayActorError, ValueError, DaemonUnavailable) as error:
+            except (RayActorError, ValueError, DaemonUnavailable) as error:
                 answers.append(type(error))
         return answers
 
