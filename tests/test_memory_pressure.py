@@ -94,15 +94,14 @@ def test_engines_park_the_least_important_first_and_come_back(
         pids = {name: lease["pid"] for name, lease in leases().items()}
         assert speech(*say).returncode == 0
         with hog():
-            order = []
+            looks: list[set[str]] = []
 
             def all_parked() -> bool:
-                parked = [name for name, one in leases().items() if one["state"] == "parked"]
-                order.extend(name for name in parked if name not in order)
-                return len(parked) == 2
+                looks.append({name for name, one in leases().items() if one["state"] == "parked"})
+                return len(looks[-1]) == 2
 
             until(all_parked)
-            assert order == ["ASR", "TTS"]
+            assert {"TTS"} not in looks  # ASR first; a look may come too late to see it alone
             assert {name: lease["pid"] for name, lease in leases().items()} == pids
             refused = json.loads(speech(*say).stdout)
             assert refused["type"] == "Overloaded"
