@@ -79,40 +79,68 @@ class Speaking:
     row: int
     slot: int
     found: list[Any] = field(default_factory=list)
-    frames: list[Any] = field(default_factory=list)
+    steps: int = 0
 
     @property
     def done(self) -> bool:
         return len(self.found) == len(self.chunks)
 
     def begin(self, decoder: Any, model: Any) -> None:
+        begin(decoder, self.entry(decoder, model))
+
+    def entry(self, decoder: Any, model: Any) -> Any:
         from runtime.engines.magpie.decoder import Chunk
 
-        context, lengths = model.get_baked_context_embeddings_batch(1, [self.row])
         index = len(self.found)
         chunk = Chunk(
             self.chunks[index],
-            context[0, : int(lengths[0])],
+            voice_of(decoder, model, self.row),
             temperature=0.0,
             last=index == len(self.chunks) - 1,
         )
-        decoder.begin(self.slot, chunk, carries=index > 0)
-        self.frames = []
+        self.steps = 0
+        return decoder.entry(self.slot, chunk, carries=index > 0)
 
-    def listen(self, decoder: Any, model: Any) -> None:
-        """Take the frames of a step; begin the next chunk once this one has ended."""
-        self.frames.append(decoder.codes[self.slot].reshape(decoder.stacking, -1).T.numpy().copy())
-        steps = len(self.frames)
-        ended = int(decoder.ended[self.slot])
-        limit = FRAMES // decoder.stacking
-        if ended >= steps * decoder.stacking + 1 and steps < limit:
+    def listen(self, decoder: Any, model: Any, *, begin_next: bool = True) -> None:
+        """Count a step; take the codes of the chunk once it has ended, and begin the next."""
+        self.steps += 1
+        ended = int(decoder.state.ended[self.slot])
+        made, limit = self.steps * model.frame_stacking_factor, FRAMES
+        if ended > made and made < limit:
             return
-        codes = np.concatenate(self.frames, axis=1)
-        self.found.append(codes[:, : min(ended, codes.shape[1])])
-        if self.done:
-            decoder.free(self.slot)
-        else:
+        codes = decoder.state.frames[self.slot, : min(ended, made)]
+        self.found.append(codes.T.numpy().copy())
+        if begin_next and not self.done:
             self.begin(decoder, model)
+
+
+def voice_of(decoder: Any, model: Any, row: int) -> Any:
+    context, lengths = model.get_baked_context_embeddings_batch(1, [row])
+    return decoder.prefill.voice(context[0, : int(lengths[0])])
+
+
+def begin(decoder: Any, *entries: Any, tokens: int = MAX_TEXT, rows: int = 0) -> None:
+    """Fill slots with chunks, as one batch."""
+    import torch
+
+    rows = rows or len(entries)
+    prefill = decoder.prefill
+    voices = [entry.chunk.voice for entry in entries]
+    voices += [voices[0]] * (rows - len(entries))
+    with torch.no_grad():
+        prefill.fill(
+            prefill.pack(list(entries), rows, tokens, decoder.spare),
+            torch.stack([voice.keys for voice in voices]),
+            torch.stack([voice.values for voice in voices]),
+            torch.stack([voice.hidden for voice in voices]),
+        )
+
+
+def step(decoder: Any, slots: list[int], rows: int = 0) -> None:
+    import torch
+
+    spare = [decoder.spare] * (rows - len(slots))
+    decoder.step(torch.tensor([*slots, *spare]))
 
 
 def decoder_of(model: Any, cfg: bool, slots: int = 4) -> Any:
@@ -144,11 +172,10 @@ def test_codes_are_nemos_for_texts_of_every_length(
     ]
     for text in texts:
         text.begin(decoder, model)
-    while not all(text.done for text in texts):
-        decoder.step()
-        for text in texts:
-            if not text.done:
-                text.listen(decoder, model)
+    while speaking := [text for text in texts if not text.done]:
+        step(decoder, [text.slot for text in speaking], rows=4)
+        for text in speaking:
+            text.listen(decoder, model)
     for text in texts:
         assert_same(text.found, alone(model, text.chunks, text.row, cfg))
     codes = {int(code) for text in texts for chunk in text.found for code in chunk.ravel()}
@@ -171,19 +198,18 @@ def test_who_joins_and_who_is_cut_off_changes_nobody_elses_codes(
     text = Speaking(chunks, 2, slot=0)
     text.begin(decoder, model)
     others: dict[int, Speaking] = {}
-    step = 0
+    turn = 0
     while not text.done:
         for at, slot in arrivals:
-            if slot and at == step % 7:
+            if slot and at == turn % 7:
                 if slot in others:
-                    decoder.free(slot)
                     del others[slot]
                 else:
-                    others[slot] = Speaking([ids_of(model, step + slot, 9 + step)], slot, slot)
+                    others[slot] = Speaking([ids_of(model, turn + slot, 9 + turn)], slot, slot)
                     others[slot].begin(decoder, model)
-        decoder.step()
+        step(decoder, [*others, text.slot], rows=4)
         text.listen(decoder, model)
-        step += 1
+        turn += 1
     assert_same(text.found, model.__dict__["wanted"])
 
 
@@ -191,21 +217,59 @@ def test_random_numbers_depend_on_seed_and_step_alone(nemo: Callable[..., Any]) 
     from runtime.engines.magpie.decoder import Chunk
 
     model = nemo(2, -100.0)
-    context, _ = model.get_baked_context_embeddings_batch(1, [0])
 
     def spoken(slot: int, neighbours: list[int], seed: int = 5) -> Any:
         decoder = decoder_of(model, True)
-        chunk = Chunk(ids_of(model, 3, 30), context[0], seed=seed, temperature=0.7)
-        decoder.begin(slot, chunk)
+        voice = voice_of(decoder, model, 0)
+        chunk = Chunk(ids_of(model, 3, 30), voice, seed=seed, temperature=0.7)
+        begin(decoder, decoder.entry(slot, chunk))
         for neighbour in neighbours:
-            decoder.begin(neighbour, Chunk(ids_of(model, 4, 20), context[0], seed=9))
-        frames = []
+            other = Chunk(ids_of(model, 4, 20), voice, seed=9)
+            begin(decoder, decoder.entry(neighbour, other))
         for _ in range(6):
-            decoder.step()
-            frames.append(decoder.codes[slot].clone())
-        return np.stack([frame.numpy() for frame in frames])
+            step(decoder, [slot, *neighbours])
+        return decoder.state.frames[slot, :12].numpy().copy()
 
     first = spoken(1, [])
     assert np.array_equal(first, spoken(1, []))
     assert np.array_equal(first, spoken(3, [0, 1, 2]))
     assert not np.array_equal(first, spoken(1, [], seed=6))
+
+
+def test_chunks_that_are_filled_together_speak_as_if_alone(nemo: Callable[..., Any]) -> None:
+    """First and later ones, short and long, in one batch that is not full."""
+    model = nemo(2, -100.0)
+    decoder = decoder_of(model, True)
+    texts = [
+        Speaking([ids_of(model, i, n) for i, n in enumerate(lengths)], slot, slot)
+        for slot, lengths in enumerate([(12, 30), (50,), (24, 8)])
+    ]
+    texts[0].begin(decoder, model)
+    texts[2].begin(decoder, model)
+    for text in (texts[0], texts[2]):
+        while not text.found:
+            step(decoder, [text.slot])
+            text.listen(decoder, model, begin_next=False)
+    begin(decoder, *(text.entry(decoder, model) for text in texts), rows=4)
+    while speaking := [text for text in texts if not text.done]:
+        step(decoder, [text.slot for text in speaking], rows=4)
+        for text in speaking:
+            text.listen(decoder, model)
+    for text in texts:
+        assert_same(text.found, alone(model, text.chunks, text.row, True))
+
+
+def test_numbers_that_are_none_end_their_slot_and_no_other(nemo: Callable[..., Any]) -> None:
+    from runtime.engines.magpie.state import BROKEN
+
+    model = nemo(2, -100.0)
+    decoder = decoder_of(model, True)
+    texts = [Speaking([ids_of(model, 1, 30)], 1, slot) for slot in (0, 1)]
+    for text in texts:
+        text.begin(decoder, model)
+    decoder.state.cross_values[:, 0] = float("nan")
+    while not texts[1].done:
+        step(decoder, [0, 1])
+        texts[1].listen(decoder, model)
+    assert int(decoder.state.ended[0]) == BROKEN
+    assert_same(texts[1].found, alone(model, texts[1].chunks, 1, True))

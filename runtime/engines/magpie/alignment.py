@@ -38,8 +38,21 @@ BEFORE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class PriorRules:
+    """What a checkpoint says of its attention prior.
+
+    Attributes:
+        epsilon: What positions get that are not wanted.
+        lookahead: How far ahead of the last position the next one may be.
+    """
+
+    epsilon: float
+    lookahead: int
+
+
+@dataclass(frozen=True, slots=True)
 class Alignment:
-    """State of all slots, in place.
+    """Where slots are in their texts, in place.
 
     Attributes:
         length: Tokens of the text, ``(slots,)``.
@@ -48,8 +61,6 @@ class Alignment:
         prior: For the next step, ``(slots, text)``, float32.
         near_end: Steps since the end was near; 0 before, ``(slots,)``.
         later: Whether the chunk is not the first of its text, ``(slots,)``.
-        epsilon: What the prior gives to positions that it does not want.
-        lookahead: How far ahead of the last position the next one may be.
     """
 
     length: Tensor
@@ -58,13 +69,9 @@ class Alignment:
     prior: Tensor
     near_end: Tensor
     later: Tensor
-    epsilon: float
-    lookahead: int
 
     @classmethod
-    def of(
-        cls, slots: int, text: int, epsilon: float, lookahead: int, device: torch.device
-    ) -> Alignment:
+    def of(cls, slots: int, text: int, device: torch.device) -> Alignment:
         """For so many slots, and texts of so many tokens at the most."""
 
         def whole(*shape: int, value: int = 0) -> Tensor:
@@ -77,76 +84,85 @@ class Alignment:
             prior=torch.ones(slots, text, device=device),
             near_end=whole(slots),
             later=torch.zeros(slots, dtype=torch.bool, device=device),
-            epsilon=epsilon,
-            lookahead=lookahead,
         )
 
-    def begin(self, slot: int, length: int, dropped: int | None, begins_at: int) -> None:
-        """Begin a chunk in a slot.
+    def take(self, slots: Tensor) -> Alignment:
+        """Copies of some slots' rows."""
+        return Alignment(*(getattr(self, name)[slots] for name in self.__slots__))
+
+    def put(self, slots: Tensor, rows: Alignment) -> None:
+        """Write rows back to their slots."""
+        for name in self.__slots__:
+            getattr(self, name).index_copy_(0, slots, getattr(rows, name))
+
+    def begin(
+        self, slots: Tensor, length: Tensor, dropped: Tensor, begins_at: Tensor, rules: PriorRules
+    ) -> None:
+        """Begin chunks in some slots.
 
         Args:
-            slot: Which.
-            length: Tokens of its text, history included.
-            dropped: How many tokens of the text before are not in it any more; None for a
-                first chunk.
-            begins_at: Where the chunk itself begins, after the history.
+            slots: Which, ``(n,)``.
+            length: Tokens of their texts, history included, ``(n,)``.
+            dropped: How many tokens of the text before are not in it any more; -1 in a first
+                chunk.
+            begins_at: Where the chunks themselves begin, after the history.
+            rules: Of the prior.
         """
-        self.length[slot] = length
-        self.count[slot] = 0
-        self.near_end[slot] = 0
-        self.later[slot] = dropped is not None
-        if dropped is None:
-            self.last[slot] = 1
-            self.prior[slot] = 1.0
-            return
+        later = dropped >= 0
         # A chunk that ended early may have left off before the history that is kept. NeMo's
         # index is negative then, and finds the end of the text.
-        self.last[slot] = (self.last[slot] - dropped).clamp(min=0)
-        self.prior[slot] = self.epsilon
-        self.prior[slot, :begins_at] = self.epsilon**2
+        last = (self.last[slots] - dropped).clamp(min=0)
+        places = torch.arange(self.prior.shape[1], device=slots.device)[None]
+        begins, end = begins_at[:, None], length[:, None]
+        prior = torch.full_like(self.prior[slots], rules.epsilon)
+        prior = torch.where(places < begins, rules.epsilon**2, prior)
         for offset, weight in enumerate(FIRST_WEIGHTS):
-            if begins_at + offset < length:
-                self.prior[slot, begins_at + offset] = weight
+            prior = torch.where((places == begins + offset) & (places < end), weight, prior)
+        prior = torch.where(later[:, None], prior, 1.0)
+        self.length.index_copy_(0, slots, length)
+        self.last.index_copy_(0, slots, torch.where(later, last, 1))
+        self.prior.index_copy_(0, slots, prior)
+        self.later.index_copy_(0, slots, later)
+        self.count.index_fill_(0, slots, 0)
+        self.near_end.index_fill_(0, slots, 0)
 
-    def advance(self, scores: Tensor, live: Tensor) -> None:
+    def advance(self, scores: Tensor, rules: PriorRules) -> None:
         """Follow the attention of a step, and make the prior of the next.
 
         Args:
             scores: Attention to the text, ``(slots, text)``, float32.
-            live: Which slots took the step, ``(slots,)``, bool; others stay as they are.
+            rules: Of the prior.
         """
-        attended = self._attended(scores)
-        self.last.copy_(torch.where(live, attended, self.last))
-        self.count.scatter_add_(1, self.last[:, None], live[:, None].to(self.count.dtype))
-        prior = torch.where(self.later[:, None], self._later_prior(), self._first_prior())
-        self.prior.copy_(torch.where(live[:, None], prior, self.prior))
+        self.last.copy_(self._attended(scores, rules.lookahead))
+        self.count.scatter_add_(1, self.last[:, None], torch.ones_like(self.last)[:, None])
+        first, later = self._first_prior(rules), self._later_prior(rules.epsilon)
+        self.prior.copy_(torch.where(self.later[:, None], later, first))
         near = self.last >= self.length - torch.where(self.later, TAIL, 2)
-        counting = (near | (self.near_end > 0)) & live
-        self.near_end.add_(counting.to(self.near_end.dtype))
+        self.near_end.add_((near | (self.near_end > 0)).to(self.near_end.dtype))
 
-    def _attended(self, scores: Tensor) -> Tensor:
+    def _attended(self, scores: Tensor, lookahead: int) -> Tensor:
         text = scores.shape[1]
         stuck = self.count.gather(1, self.last[:, None]).squeeze(1) >= STUCK
         start = self.last + stuck.to(self.last.dtype)
-        window = start[:, None] + torch.arange(self.lookahead, device=scores.device)
+        window = start[:, None] + torch.arange(lookahead, device=scores.device)
         inside = window < (self.length - TAIL)[:, None]
         seen = scores.gather(1, window.clamp(0, text - 1)).masked_fill(~inside, -1.0)
         return torch.where(inside.any(1), start + seen.argmax(1), self.length - 1)
 
-    def _first_prior(self) -> Tensor:
+    def _first_prior(self, rules: PriorRules) -> Tensor:
         places = torch.arange(self.prior.shape[1], device=self.prior.device)[None]
         at, end = self.last[:, None], self.length[:, None] - 1
         before = (at - 1).clamp(min=1)
-        ahead = (places > at) & (places <= torch.minimum(at + self.lookahead, end))
+        ahead = (places > at) & (places <= torch.minimum(at + rules.lookahead, end))
         wanted = (places == before) | (places == at) | ahead | (end < SHORT)
-        return torch.where(wanted & ~self._sunk(places, 0), 1.0, self.epsilon)
+        return torch.where(wanted & ~self._sunk(places, 0), 1.0, rules.epsilon)
 
-    def _later_prior(self) -> Tensor:
+    def _later_prior(self, epsilon: float) -> Tensor:
         places = torch.arange(self.prior.shape[1], device=self.prior.device)[None]
         at, length = self.last[:, None], self.length[:, None]
-        least = self.epsilon**2
+        least = epsilon**2
         before = (at - 1).clamp(min=1)
-        prior = torch.full_like(self.prior, self.epsilon)
+        prior = torch.full_like(self.prior, epsilon)
         prior = torch.where(places < before, least, prior)
         prior = torch.where(places == before, BEFORE, prior)
         for offset, weight in enumerate(WEIGHTS):

@@ -1,9 +1,10 @@
 """Magpie's decode step for many slots at once, in static shapes, all of it on the device.
 
-One step takes every live slot forward by ``stacking`` frames: self-attention over the slot's
-own cache, cross-attention to its text under the attention prior, guidance as a second row of
-each slot, the local transformer over all codebooks, sampling, the test for the end of speech.
-Nothing in it depends on data, and nothing is read back, so that it can be one CUDA graph.
+One step takes some slots forward by ``stacking`` frames: self-attention over the slot's own
+cache, cross-attention to its text under the attention prior, guidance as a second row of each
+slot, the local transformer over all codebooks, sampling, the test for the end of speech.
+Nothing in it depends on data, and nothing is read back, so that it can be one CUDA graph for
+each number of slots.
 
 The arithmetic is that of NeMo 3.0.0's cached ``generate_speech`` with the autoregressive local
 transformer (nemo/collections/tts/models/magpietts.py), and the codes are the same.
@@ -11,7 +12,6 @@ transformer (nemo/collections/tts/models/magpietts.py), and the codes are the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,45 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runtime.engines.magpie.alignment import PATIENCE, Alignment
+from runtime.engines.magpie.layers import attend_text, feed_forward, joined, norm, project
+from runtime.engines.magpie.prefill import Chunk, Entry, Prefill
+from runtime.engines.magpie.rules import Rules
 from runtime.engines.magpie.sampling import draw
-from runtime.engines.magpie.weights import Layer, Weights, take
+from runtime.engines.magpie.state import BROKEN, NEVER, Extent, State
+from runtime.engines.magpie.weights import Weights, take
 
-NEVER = 1 << 30
-"""The frame at which a chunk has ended that goes on."""
-
-_HISTORY = 20  # tokens of text before a later chunk, at the most (history_len_heuristic)
-_TINY = torch.finfo(torch.float32).tiny
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A chunk of text for a slot.
-
-    Attributes:
-        ids: Token ids, the end of text last.
-        context: The voice, shape ``(rows, d)``.
-        seed: Of the random numbers that its codes are drawn with.
-        temperature: Of sampling; 0 takes the likeliest.
-        last: Whether no chunk of its text follows.
-    """
-
-    ids: tuple[int, ...]
-    context: Tensor
-    seed: int = 0
-    temperature: float = 0.6
-    last: bool = True
-
-
-@dataclass(slots=True)
-class _Text:
-    """What a slot keeps of its text for the chunk after the one it speaks."""
-
-    ids: tuple[int, ...]
-    encoded: Tensor  # (tokens, d)
+SPARE_FRAMES = 8
+"""What may be read of a slot's frames beyond its last step."""
 
 
 class Decoder:
-    """Slots, and the step that takes them forward."""
+    """Slots, the step that takes them forward, and what fills them."""
 
     def __init__(
         self,
@@ -78,250 +52,137 @@ class Decoder:
             max_steps: Steps of the longest chunk.
             cfg: Classifier-free guidance.
             dtype: Of weights, caches and arithmetic; scores, priors and logits are float32.
+
+        Raises:
+            CheckpointError: The checkpoint is of a kind that does not run here.
         """
-        parameters = model.inference_parameters
-        self._model, self._cfg, self._dtype = model, cfg, dtype
-        self._device = model.final_proj.weight.device
-        self.weights: Weights = take(model, dtype)
-        self.slots, self.max_steps = slots, max_steps
-        self.stacking = int(model.frame_stacking_factor)
-        self.codebooks = int(model.num_audio_codebooks)
-        self.outputs = self.stacking * self.codebooks
-        self._tokens = int(model.num_all_tokens_per_codebook)
-        self._end, self._begin = int(model.audio_eos_id), int(model.audio_bos_id)
-        self._scale, self._top_k = float(parameters.cfg_scale), int(parameters.topk)
-        self._min_frames = int(parameters.min_generated_frames)
-        layers = range(len(self.weights.layers))
-        self._guided = set(parameters.apply_prior_to_layers or layers)
-        self._aligning = set(parameters.estimate_alignment_from_layers or layers)
-        self._use_prior = bool(parameters.apply_attention_prior)
-        self._texts: list[_Text | None] = [None] * slots
-        self._allocate(max_text, int(model._baked_embedding_T), parameters)
-
-    def _allocate(self, max_text: int, context: int, parameters: Any) -> None:
-        rows = self.slots * (2 if self._cfg else 1)
-        layers, d = self.weights.layers, self.weights.norm.shape[0]
-        heads, places = layers[0].heads, context + self.max_steps
-        assert layers[0].cross is not None
-        cross = layers[0].cross.heads
-        width = layers[0].cross.query.shape[0] // cross
-
-        def whole(*shape: int, value: int = 0) -> Tensor:
-            return torch.full(shape, value, dtype=torch.int64, device=self._device)
-
-        def numbers(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=self._dtype, device=self._device)
-
-        self._keys = numbers(len(layers), rows, heads, places, d // heads)
-        self._values = torch.zeros_like(self._keys)
-        self._cross_keys = numbers(len(layers), rows, cross, max_text, width)
-        self._cross_values = torch.zeros_like(self._cross_keys)
-        self._cross_mask = torch.zeros(rows, max_text, dtype=torch.bool, device=self._device)
-        self._cross_mask[:, 0] = True  # so that no row is without anything to attend to
-        self._place = whole(rows)
-        self._step = whole(self.slots)
-        self._seed = whole(self.slots)
-        self._temperature = torch.zeros(self.slots, device=self._device)
-        self._last_chunk = torch.ones(self.slots, dtype=torch.bool, device=self._device)
-        self._live = torch.zeros(self.slots, dtype=torch.bool, device=self._device)
-        self.codes = whole(self.slots, self.outputs, value=self._begin)
-        self.ended = whole(self.slots, value=NEVER)
-        self._alignment = Alignment.of(
-            self.slots,
-            max_text,
-            float(parameters.attention_prior_epsilon),
-            int(parameters.attention_prior_lookahead_window),
-            self._device,
-        )
-        self._offsets = torch.arange(self.outputs, device=self._device) * self._tokens
-        self._places = torch.arange(places, device=self._device)
-        forbidden = torch.zeros(self._tokens, device=self._device)
-        forbidden[int(self._model.codebook_size) :] = float("-inf")
-        forbidden[self._end] = 0.0
+        device = model.final_proj.weight.device
+        self.rules, self.weights = Rules.of(model, cfg), take(model, dtype)
+        self.extent = _extent(self.rules, self.weights, model, slots, max_text, max_steps)
+        self.state = State.of(self.extent, device, dtype, SPARE_FRAMES)
+        self.prefill = Prefill(self.weights, self.state, self.rules, self.extent.context)
+        self._texts: list[tuple[int, ...] | None] = [None] * slots
+        rules = self.rules
+        self._offsets = torch.arange(rules.outputs, device=device) * rules.tokens
+        self._places = torch.arange(self.extent.places, device=device)
+        self._tokens = torch.arange(max_text, device=device)
+        self._heads = torch.arange(self.extent.heads, device=device)
+        forbidden = torch.zeros(rules.tokens, device=device)
+        forbidden[rules.codes :] = float("-inf")
+        forbidden[rules.end] = 0.0
         self._forbidden = forbidden
         self._no_end = torch.zeros_like(forbidden)
-        self._no_end[self._end] = float("-inf")
+        self._no_end[rules.end] = float("-inf")
 
-    # --- admission -----------------------------------------------------------
+    @property
+    def spare(self) -> int:
+        """The slot for rows that only fill up a batch."""
+        return self.extent.slots
 
-    def begin(self, slot: int, chunk: Chunk, *, carries: bool = False) -> None:
-        """Take a chunk in; the next step speaks its first frames.
+    def entry(self, slot: int, chunk: Chunk, *, carries: bool = False) -> Entry:
+        """Note that a slot speaks a chunk from now on; ``prefill`` takes what is returned.
 
         Args:
             slot: Which must be free, or at the end of its chunk.
             chunk: What to speak.
             carries: The chunk goes on with the text that the slot spoke last.
         """
-        with torch.no_grad():
-            before = self._texts[slot] if carries else None
-            ids = chunk.ids
-            if before is not None:
-                history = min(len(ids), _HISTORY)
-                ids = (*before.ids, *ids)[-(len(chunk.ids) + history) :]
-            encoded = self._encode(ids)
-            kept = len(ids) - len(chunk.ids)
-            if before is not None and kept:
-                encoded[:kept] = before.encoded[-kept:]
-            dropped = None
-            if before is not None:
-                dropped = len(before.ids) + len(chunk.ids) - len(ids)
-            self._texts[slot] = _Text(ids, encoded)
-            self._alignment.begin(slot, len(ids), dropped, kept)
-            self._prefill(slot, encoded, chunk.context)
-            self._step[slot] = 0
-            self._seed[slot] = chunk.seed
-            self._temperature[slot] = chunk.temperature
-            self._last_chunk[slot] = chunk.last
-            self.codes[slot] = self._begin
-            self.ended[slot] = NEVER
-            self._live[slot] = True
+        entry = Entry.after(slot, chunk, self._texts[slot] if carries else None)
+        self._texts[slot] = entry.ids
+        return entry
 
-    def free(self, slot: int) -> None:
-        """Let a slot rest; its caches are overwritten by the next chunk."""
-        self._live[slot] = False
-        self._texts[slot] = None
+    def step(self, slots: Tensor) -> None:
+        """Take some slots forward, ``(n,)``, int64, none twice but the spare one.
 
-    def _encode(self, ids: tuple[int, ...]) -> Tensor:
-        """The text encoder, NeMo's own, shape ``(tokens, d)``."""
-        model = self._model
-        text = torch.tensor([ids], device=self._device)
-        mask = torch.ones_like(text, dtype=torch.bool)
-        encoded = model.encoder(model.text_embedding(text), mask, cond=None, cond_mask=None)
-        output: Tensor = encoded["output"][0].to(self._dtype)
-        return output
-
-    def _rows(self, slot: int) -> list[int]:
-        return [slot, slot + self.slots] if self._cfg else [slot]
-
-    def _prefill(self, slot: int, encoded: Tensor, context: Tensor) -> None:
-        """Fill the caches of a slot: its voice's context, and its text."""
-        rows, length, tokens = self._rows(slot), len(context), len(encoded)
-        # The second row of a slot knows neither voice nor text.
-        hidden = torch.stack([context.to(self._dtype)])
-        memory = torch.stack([encoded])
-        if self._cfg:
-            hidden = torch.cat([hidden, torch.zeros_like(hidden)])
-            memory = torch.cat([memory, torch.zeros_like(memory)])
-        hidden = hidden + self.weights.positions[:length]
-        mask = torch.zeros(len(rows), tokens, dtype=torch.bool, device=self._device)
-        mask[0] = True
-        mask[:, 0] = True
-        # In a later chunk the prior holds for the context too.
-        prior = torch.ones(len(rows), 1, 1, tokens, device=self._device)
-        prior[0, 0, 0] = self._alignment.prior[slot, :tokens]
-        prior = prior + _TINY
-        self._cross_mask[rows] = False
-        self._cross_mask[rows, :tokens] = mask
-        for index, layer in enumerate(self.weights.layers):
-            assert layer.cross is not None
-            query, key, value = _project(layer, hidden)
-            self._keys[index, rows, :, :length] = key
-            self._values[index, rows, :, :length] = value
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            hidden = hidden + F.linear(_joined(attended), layer.out)
-            cross = layer.cross
-            pair = F.linear(_norm(memory, cross.norm_memory), cross.key_value)
-            pair = pair.unflatten(-1, (2, cross.heads, -1)).permute(2, 0, 3, 1, 4)
-            self._cross_keys[index, rows, :, :tokens] = pair[0]
-            self._cross_values[index, rows, :, :tokens] = pair[1]
-            query = F.linear(_norm(hidden, cross.norm), cross.query)
-            query = query.unflatten(-1, (cross.heads, -1)).transpose(1, 2)
-            fit = torch.matmul(query, pair[0].transpose(2, 3)).float() * query.shape[-1] ** -0.5
-            share = fit.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1)
-            if self._use_prior and index in self._guided:
-                share = share * prior
-                share = share / share.sum(-1, keepdim=True)
-            attended = torch.matmul(share.to(self._dtype), pair[1])
-            hidden = hidden + F.linear(_joined(attended), cross.out)
-            hidden = hidden + _feed_forward(layer, hidden)
-        self._place[rows] = length
-
-    # --- the step ------------------------------------------------------------
-
-    def step(self) -> None:
-        """Take all live slots forward; ``codes`` holds the new frames, ``ended`` who is done.
-
-        ``codes`` has shape ``(slots, stacking * codebooks)``, frame by frame. ``ended`` is the
-        frame of the chunk from which on nothing is speech any more, or ``NEVER``.
+        The state's ``frames`` hold the new codes, ``ended`` who is done.
         """
+        state, rules = self.state, self.rules
         with torch.no_grad():
-            hidden = F.embedding(self.codes + self._offsets, self.weights.audio).mean(1)
-            hidden = torch.cat([hidden, hidden]) if self._cfg else hidden
-            hidden, scores = self._transform(hidden + self.weights.positions[self._place])
-            if self._use_prior:
-                self._alignment.advance(scores, self._live)
-            early = self._step * self.stacking < self._min_frames
+            place, step = state.place[slots], state.step[slots]
+            alignment = state.alignment.take(slots)
+            hidden = F.embedding(state.codes[slots] + self._offsets, self.weights.audio).mean(1)
+            hidden = hidden + self.weights.positions[place]
+            hidden, scores = self._transform(hidden, slots, place, alignment)
+            if rules.use_prior:
+                alignment.advance(scores, rules.prior)
+                state.alignment.put(slots, alignment)
+            early = step * rules.stacking < rules.min_frames
             allowed = self._forbidden + torch.where(early[:, None], self._no_end, 0.0)
-            new = self._local(hidden, allowed)
-            likeliest = self._likeliest(hidden, allowed)
-            self._note_end(new, likeliest)
-            self.codes.copy_(torch.where(self._live[:, None], new, self.codes))
-            self._step.add_(self._live.to(torch.int64))
-            live = torch.cat([self._live, self._live]) if self._cfg else self._live
-            self._place.copy_((self._place + live).clamp(max=len(self._places) - 1))
+            new = self._local(hidden, allowed, slots, step)
+            ended = self._ended(new, self._likeliest(hidden, allowed), slots, step, alignment)
+            sound = torch.isfinite(hidden).all(-1).unflatten(0, (-1, rules.pair)).all(1)
+            state.ended.index_copy_(0, slots, torch.where(sound, ended, BROKEN))
+            state.codes.index_copy_(0, slots, new)
+            at = (step * rules.stacking)[:, None] + self._offsets[: rules.stacking] // rules.tokens
+            state.frames[slots[:, None], at] = new.unflatten(1, (rules.stacking, rules.codebooks))
+            state.step.index_copy_(0, slots, (step + 1).clamp(max=self.extent.steps - 1))
+            state.place.index_copy_(0, slots, (place + 1).clamp(max=self.extent.places - 1))
 
-    def _transform(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _transform(
+        self, hidden: Tensor, slots: Tensor, place: Tensor, alignment: Alignment
+    ) -> tuple[Tensor, Tensor]:
         """The decoder: hidden states ``(rows, d)``, and attention to the text ``(slots, text)``."""
-        rows = hidden.shape[0]
-        seen = (self._places <= self._place[:, None])[:, None, None]
-        where = self._place.view(rows, 1, 1, 1)
-        prior = self._alignment.prior
-        prior = torch.cat([prior, torch.ones_like(prior)]) if self._cfg else prior
-        prior = prior[:, None] + _TINY
+        state, pair = self.state, self.rules.pair
+        rows = (slots[:, None] * pair + torch.arange(pair, device=slots.device)).flatten()
+        places = place.repeat_interleave(pair)
+        hidden = hidden.repeat_interleave(pair, 0)[:, None]
+        seen = (self._places <= places[:, None])[:, None, None]
+        at = (rows[:, None], self._heads[None], places[:, None])
+        there = self._tokens < alignment.length[:, None]
         scores = []
         for index, layer in enumerate(self.weights.layers):
-            assert layer.cross is not None
-            query, key, value = _project(layer, hidden[:, None])
-            keys, values = self._keys[index], self._values[index]
-            at = where.expand(rows, keys.shape[1], 1, keys.shape[3])
-            keys.scatter_(2, at, key)
-            values.scatter_(2, at, value)
+            query, key, value = project(layer, hidden)
+            state.keys[index][at] = key[:, :, 0]
+            state.values[index][at] = value[:, :, 0]
+            keys = state.keys[index].index_select(0, rows)
+            values = state.values[index].index_select(0, rows)
             attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen)
-            hidden = hidden + F.linear(_joined(attended)[:, 0], layer.out)
-            cross = layer.cross
-            query = F.linear(_norm(hidden, cross.norm), cross.query)
-            query = query.unflatten(-1, (cross.heads, 1, -1))
-            fit = torch.matmul(query, self._cross_keys[index].transpose(2, 3))[:, :, 0].float()
-            fit = fit * query.shape[-1] ** -0.5
-            share = fit.masked_fill(~self._cross_mask[:, None], float("-inf")).softmax(-1)
-            if self._use_prior and index in self._guided:
-                share = share * prior
-                share = share / share.sum(-1, keepdim=True)
-            if index in self._aligning:
-                scores.append(share[: self.slots].mean(1))
-            attended = torch.matmul(share.to(self._dtype)[:, :, None], self._cross_values[index])
-            hidden = hidden + F.linear(attended.flatten(1), cross.out)
-            hidden = hidden + _feed_forward(layer, hidden)
-        return _norm(hidden, self.weights.norm), torch.stack(scores).mean(0)
+            hidden = hidden + F.linear(joined(attended), layer.out)
+            assert layer.cross is not None
+            # Without voice and text there is nothing to attend to.
+            told = hidden.unflatten(0, (-1, pair))[:, 0]
+            change, share = attend_text(
+                layer.cross,
+                told,
+                state.cross_keys[index].index_select(0, slots),
+                state.cross_values[index].index_select(0, slots),
+                there,
+                alignment.prior if index in self.rules.guided else None,
+            )
+            told.add_(change)
+            if index in self.rules.aligning:
+                scores.append(share[:, :, 0].mean(1))
+            hidden = hidden + feed_forward(layer, hidden)
+        return norm(hidden[:, 0], self.weights.norm), torch.stack(scores).mean(0)
 
-    def _local(self, hidden: Tensor, allowed: Tensor) -> Tensor:
+    def _local(self, hidden: Tensor, allowed: Tensor, slots: Tensor, step: Tensor) -> Tensor:
         """Codes of all outputs, one after another, shape ``(slots, outputs)``."""
-        weights = self.weights
-        state, codes = self._narrow(hidden), []
+        weights, rules = self.weights, self.rules
+        seed, temperature = self.state.seed[slots], self.state.temperature[slots]
+        hidden, codes = self._narrow(hidden), []
         past: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in weights.local_layers]
-        for output in range(self.outputs):
-            state = state + weights.local_positions[output]
+        for output in range(rules.outputs):
+            hidden = hidden + weights.local_positions[output]
             for layer, (keys, values) in zip(weights.local_layers, past, strict=True):
-                query, key, value = _project(layer, state[:, None])
+                query, key, value = project(layer, hidden[:, None])
                 keys.append(key)
                 values.append(value)
                 attended = F.scaled_dot_product_attention(
                     query, torch.cat(keys, 2), torch.cat(values, 2)
                 )
-                state = state + F.linear(_joined(attended)[:, 0], layer.out)
-                state = state + _feed_forward(layer, state)
-            logits = F.linear(state, weights.local_heads[output], weights.local_biases[output])
+                hidden = hidden + F.linear(joined(attended)[:, 0], layer.out)
+                hidden = hidden + feed_forward(layer, hidden)
+            logits = F.linear(hidden, weights.local_heads[output], weights.local_biases[output])
             drawn = draw(
                 self._guide(logits.float()) + allowed,
-                self._temperature,
-                self._top_k,
-                self._seed,
-                self._step * self.outputs + output,
+                temperature,
+                rules.top_k,
+                seed,
+                step * rules.outputs + output,
             )
             codes.append(drawn)
-            said = F.embedding(drawn + output * self._tokens, weights.audio)
-            said = self._narrow(said)
-            state = torch.cat([said, said]) if self._cfg else said
+            said = F.embedding(drawn + output * rules.tokens, weights.audio)
+            hidden = self._narrow(said).repeat_interleave(rules.pair, 0)
         return torch.stack(codes, 1)
 
     def _narrow(self, hidden: Tensor) -> Tensor:
@@ -332,46 +193,49 @@ class Decoder:
 
     def _guide(self, logits: Tensor) -> Tensor:
         """Away from what would be said without voice and text."""
-        if not self._cfg:
+        if self.rules.pair == 1:
             return logits
-        told, untold = logits[: self.slots], logits[self.slots :]
-        return self._scale * told + (1.0 - self._scale) * untold
+        told, untold = logits.unflatten(0, (-1, 2)).unbind(1)
+        return self.rules.scale * told + (1.0 - self.rules.scale) * untold
 
     def _likeliest(self, hidden: Tensor, allowed: Tensor) -> Tensor:
         """The likeliest codes by the decoder's own heads, which are asked for the end only."""
         logits = F.linear(hidden, self.weights.head, self.weights.head_bias).float()
-        logits = self._guide(logits).unflatten(-1, (self.outputs, self._tokens))
+        logits = self._guide(logits).unflatten(-1, (self.rules.outputs, self.rules.tokens))
         return (logits + allowed[:, None]).argmax(-1)
 
-    def _note_end(self, new: Tensor, likeliest: Tensor) -> None:
-        ends = (new == self._end) | (likeliest == self._end)
-        ends = ends.unflatten(1, (self.stacking, self.codebooks)).any(2)
-        frames = torch.arange(self.stacking, device=self._device)
+    def _ended(
+        self, new: Tensor, likeliest: Tensor, slots: Tensor, step: Tensor, alignment: Alignment
+    ) -> Tensor:
+        rules = self.rules
+        ends = (new == rules.end) | (likeliest == rules.end)
+        ends = ends.unflatten(1, (rules.stacking, rules.codebooks)).any(2)
+        frames = torch.arange(rules.stacking, device=slots.device)
         first = torch.where(ends, frames, NEVER).amin(1)
-        first = torch.where(first < NEVER, first + self._step * self.stacking, NEVER)
-        forced = ~self._last_chunk & (self._alignment.near_end >= PATIENCE)
-        forced = torch.where(forced, (self._step + 1) * self.stacking, NEVER)
-        ended = torch.where(first < NEVER, first, forced)
-        going = self._live & (self.ended == NEVER)
-        self.ended.copy_(torch.where(going, ended, self.ended))
+        first = torch.where(first < NEVER, first + step * rules.stacking, NEVER)
+        forced = ~self.state.last[slots] & (alignment.near_end >= PATIENCE)
+        forced = torch.where(forced, (step + 1) * rules.stacking, NEVER)
+        before = self.state.ended[slots]
+        now = torch.where(first < NEVER, first, forced)
+        return torch.where(before == NEVER, now, before)
 
 
-def _norm(hidden: Tensor, weight: Tensor) -> Tensor:
-    return F.layer_norm(hidden, weight.shape, weight)
-
-
-def _project(layer: Layer, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each ``(rows, heads, places, width)``."""
-    projected = F.linear(_norm(hidden, layer.norm), layer.qkv)
-    query, key, value = projected.unflatten(-1, (3, layer.heads, -1)).permute(2, 0, 3, 1, 4)
-    return query, key, value
-
-
-def _joined(attended: Tensor) -> Tensor:
-    """``(rows, heads, places, width)`` to ``(rows, places, heads * width)``."""
-    return attended.transpose(1, 2).flatten(2)
-
-
-def _feed_forward(layer: Layer, hidden: Tensor) -> Tensor:
-    hidden = F.gelu(F.linear(_norm(hidden, layer.norm_ff), layer.up), approximate="tanh")
-    return F.linear(hidden, layer.down)
+def _extent(
+    rules: Rules, weights: Weights, model: Any, slots: int, max_text: int, max_steps: int
+) -> Extent:
+    layer = weights.layers[0]
+    assert layer.cross is not None
+    return Extent(
+        slots=slots,
+        pair=rules.pair,
+        context=int(model._baked_embedding_T),
+        steps=max_steps,
+        text=max_text,
+        stacking=rules.stacking,
+        codebooks=rules.codebooks,
+        layers=len(weights.layers),
+        d=weights.norm.shape[0],
+        heads=layer.heads,
+        cross_heads=layer.cross.heads,
+        cross_width=layer.cross.query.shape[0] // layer.cross.heads,
+    )

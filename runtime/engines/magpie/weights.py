@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.errors import CheckpointError
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -18,8 +20,8 @@ class Layer:
         qkv: Queries, keys and values, ``(3 * d, d)``.
         out: After self-attention, ``(d, d)``.
         norm_ff: Before the feed-forward part.
-        up: ``(d_ffn, d)``.
-        down: ``(d, d_ffn)``.
+        up: ``(d_ffn, d)``; in the text encoder ``(d_ffn, d, kernel)``.
+        down: ``(d, d_ffn)``; in the text encoder ``(d, d_ffn, kernel)``.
         heads: Of self-attention.
         cross: Cross-attention; None in the local transformer.
     """
@@ -56,10 +58,28 @@ class Cross:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """All that a step of the decoder reads.
+class Encoder:
+    """The text encoder.
 
     Attributes:
+        text: Embeddings of all tokens, ``(tokens, d)``.
+        positions: ``(max, d)``.
+        layers: Each of them causal; their feed-forward parts are convolutions.
+        norm: After them.
+    """
+
+    text: Tensor
+    positions: Tensor
+    layers: tuple[Layer, ...]
+    norm: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All that the engine reads of the acoustic model.
+
+    Attributes:
+        encoder: Of the text.
         audio: Embeddings of the codes of all codebooks of a step, ``(outputs * tokens, d)``.
         positions: Of the decoder, ``(max, d)``.
         layers: Of the decoder.
@@ -72,6 +92,7 @@ class Weights:
         local_heads, local_biases: Logits of one output each, ``(outputs, tokens, local d)``.
     """
 
+    encoder: Encoder
     audio: Tensor
     positions: Tensor
     layers: tuple[Layer, ...]
@@ -90,11 +111,17 @@ def take(model: Any, dtype: torch.dtype = torch.float32) -> Weights:
     """Take the weights of NeMo's ``MagpieTTSModel``, on its device, in ``dtype``.
 
     What is of that type already is shared with the model, not copied.
+
+    Raises:
+        CheckpointError: Its text encoder is not causal.
     """
     device = model.final_proj.weight.device
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.detach().to(device, dtype)
+
+    def narrow(kernel: Tensor) -> Tensor:
+        return kernel.squeeze(-1) if kernel.shape[-1] == 1 else kernel
 
     def layer(source: Any) -> Layer:
         attention, feed = source.self_attention, source.pos_ff
@@ -103,8 +130,8 @@ def take(model: Any, dtype: torch.dtype = torch.float32) -> Weights:
             qkv=cast(attention.qkv_net.weight),
             out=cast(attention.o_net.weight),
             norm_ff=cast(source.norm_pos_ff.weight),
-            up=cast(feed.proj.conv.weight.squeeze(-1)),
-            down=cast(feed.o_net.conv.weight.squeeze(-1)),
+            up=cast(narrow(feed.proj.conv.weight)),
+            down=cast(narrow(feed.o_net.conv.weight)),
             heads=int(attention.n_heads),
             cross=cross(source) if source.has_xattn else None,
         )
@@ -120,10 +147,24 @@ def take(model: Any, dtype: torch.dtype = torch.float32) -> Weights:
             heads=int(attention.n_heads),
         )
 
+    def encoder_layer(source: Any) -> Layer:
+        if not (source.self_attention.is_causal and source.pos_ff.proj.is_causal):
+            raise CheckpointError(
+                "The text encoder of this checkpoint is not causal, which is not supported here: "
+                "run it with the engine magpie-reference."
+            )
+        return layer(source)
+
     local, projection = model.local_transformer, model.local_transformer_in_projection
     widens = isinstance(projection, torch.nn.Linear)
     heads = model.local_transformer_out_projections
     return Weights(
+        encoder=Encoder(
+            text=cast(model.text_embedding.weight),
+            positions=cast(model.encoder.position_embeddings.weight),
+            layers=tuple(encoder_layer(source) for source in model.encoder.layers),
+            norm=cast(model.encoder.norm_out.weight),
+        ),
         audio=cast(torch.cat([table.weight for table in model.audio_embeddings])),
         positions=cast(model.decoder.position_embeddings.weight),
         layers=tuple(layer(source) for source in model.decoder.layers),
