@@ -20,7 +20,7 @@ from runtime.speech import Recognizer, Synthesizer
 
 SYNTHESIZERS: Mapping[str, str] = {
     "hibari": "runtime.engines.embedded.hibari:HibariSynthesizer",
-    "magpie": "runtime.engines.magpie:MagpieSynthesizer",
+    "magpie": "runtime.engines.magpie.engine:MagpieSynthesizer",
     "magpie-reference": "runtime.engines.magpie.reference:MagpieReference",
 }
 RECOGNIZERS: Mapping[str, str] = {
@@ -29,7 +29,7 @@ RECOGNIZERS: Mapping[str, str] = {
     "parakeet": "runtime.engines.parakeet:ParakeetRecognizer",
     "parakeet-streaming": "runtime.engines.parakeet:StreamingParakeetRecognizer",
 }
-PLANNED = frozenset({"magpie", "parakeet", "parakeet-streaming"})
+PLANNED = frozenset({"parakeet", "parakeet-streaming"})
 """Engines that can be configured and planned for, but are not part of this release."""
 
 FOOTPRINTS: Mapping[str, str] = {

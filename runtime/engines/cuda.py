@@ -28,6 +28,15 @@ def cap_allocator(size: int) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, (size + 0.5) / total), 0)
 
 
+def allocator_limit() -> int:
+    """The most that torch's allocator may hold of this process's GPU, in bytes; 0 without one."""
+    torch = _torch_in_use()
+    if torch is None:
+        return 0
+    total = torch.cuda.get_device_properties(0).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(0))
+
+
 def fill_cache(size: int) -> None:
     """Let torch's allocator hold ``size`` bytes, the rest of them unused.
 

@@ -233,3 +233,19 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:400].rstrip(".") or type(error).__name__
+
+
+def pick_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``, for a device as configured.
+
+    Raises:
+        UnknownEngine: A GPU is wanted, and torch finds none.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UnknownEngine(
+            "device is 'cuda', and torch finds no GPU: see `speech doctor`, or leave it at 'auto'."
+        )
+    return "cuda" if there and wanted != "cpu" else "cpu"

@@ -44,6 +44,14 @@ class _Job:
             self.done.set_exception(error)
 
 
+class _Nudge:
+    """In place of a job: look whether there is something to do meanwhile."""
+
+
+_NUDGE = _Nudge()
+_IDLE = 2  # urgency: after all jobs
+
+
 class ModelWorker:
     """The thread on which a model lives; work is done in order of urgency, then of arrival."""
 
@@ -51,9 +59,10 @@ class ModelWorker:
         """``name`` shows in thread lists and errors; ``extra`` is what its packages come with."""
         self._name = name
         self._extra = extra
-        self._jobs: PriorityQueue[tuple[int, int, _Job | None]] = PriorityQueue()
+        self._jobs: PriorityQueue[tuple[int, int, _Job | _Nudge | None]] = PriorityQueue()
         self._arrivals = itertools.count()
         self._thread: threading.Thread | None = None
+        self._meanwhile: Callable[[], bool] | None = None
         self._closed = False
 
     async def run(self, work: Callable[..., T], *args: Any, background: bool = False) -> T:
@@ -89,6 +98,19 @@ class ModelWorker:
             raise as_engine_error(error, self._name) from error
         return result
 
+    def meanwhile(self, work: Callable[[], bool]) -> None:
+        """Between jobs, call ``work`` for as long as it returns True, and again at each ``nudge``.
+
+        It must not raise.
+        """
+        self._meanwhile = work
+        self.nudge()
+
+    def nudge(self) -> None:
+        """There may be something to do meanwhile; from any thread."""
+        if not self._closed and self._jobs.empty():  # else it is looked at anyway
+            self._jobs.put((_IDLE, next(self._arrivals), _NUDGE))
+
     def close(self) -> None:
         """Take no more work; callers whose work waits are told."""
         self._closed = True
@@ -99,9 +121,14 @@ class ModelWorker:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, _END_S)
 
+    def _next(self) -> _Job | _Nudge | None:
+        while self._jobs.empty() and self._meanwhile is not None and self._meanwhile():
+            pass
+        return self._jobs.get()[2]
+
     def _serve(self) -> None:
-        while (job := self._jobs.get()[2]) is not None:
-            if job.done.cancelled():
+        while (job := self._next()) is not None:
+            if isinstance(job, _Nudge) or job.done.cancelled():
                 continue
             result, failure = None, None
             try:
@@ -112,5 +139,5 @@ class ModelWorker:
             del job, result, failure  # not to be held while waiting for the next
         while not self._jobs.empty():
             waiting = self._jobs.get()[2]
-            if waiting is not None:
+            if isinstance(waiting, _Job):
                 waiting.settle(None, EngineFailed(f"{self._name} has been closed."))

@@ -30,6 +30,7 @@ class IncrementalCodec:
         codec: Any,
         slots: int,
         *,
+        quantizer: Any = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -38,6 +39,8 @@ class IncrementalCodec:
         Args:
             codec: With a group-wise FSQ quantizer and a causal HiFi-GAN decoder.
             slots: How many streams there may be; one slot more takes rows that nobody wants.
+            quantizer: What the codes are of, if not the codec's own: the same levels in other
+                groups (NeMo's ``VectorQuantizerIndexConverter``).
             device: Where to decode.
             dtype: Of weights, state and arithmetic. Codes are looked up and audio is given in
                 float32.
@@ -45,7 +48,7 @@ class IncrementalCodec:
         Raises:
             TypeError: It is of other parts.
         """
-        decoder, quantizer = codec.audio_decoder, codec.vector_quantizer
+        decoder, quantizer = codec.audio_decoder, quantizer or codec.vector_quantizer
         for part, wanted in ((decoder, "CausalHiFiGANDecoder"), (quantizer, _QUANTIZER)):
             if type(part).__name__ != wanted:
                 raise TypeError(f"The codec has a {type(part).__name__}; {wanted} is known.")
@@ -53,7 +56,7 @@ class IncrementalCodec:
         self.codebooks = int(quantizer.num_groups)
         self.slots = slots
         self._states: list[Tensor] = []
-        self._device, self._dtype = torch.device(device), dtype
+        self._device, self.dtype = torch.device(device), dtype
         self._vectors = _vectors(quantizer).to(self._device)
         self._group = torch.arange(self.codebooks, device=self._device)[:, None]
         self._layers = self._take(decoder)
@@ -87,7 +90,7 @@ class IncrementalCodec:
         with torch.no_grad():
             # (rows, codebooks, frames, d) -> (rows, codebooks * d, frames), group by group.
             vectors = self._vectors[self._group, codes].movedim(-1, 2).flatten(1, 2)
-            signal = vectors.to(self._dtype)
+            signal = vectors.to(self.dtype)
             for layer in self._layers:
                 signal = layer(signal, slots)
             return self._squash(signal.float()).flatten(1)
@@ -162,9 +165,7 @@ class IncrementalCodec:
 
     def _keep(self, channels: int, length: int) -> _Layer:
         """State of ``length`` samples a slot; gives a signal with its past before it."""
-        state = torch.zeros(
-            self.slots + 1, channels, length, device=self._device, dtype=self._dtype
-        )
+        state = torch.zeros(self.slots + 1, channels, length, device=self._device, dtype=self.dtype)
         self._states.append(state)
 
         def past(signal: Tensor, slots: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ class IncrementalCodec:
         return past
 
     def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self._device, self._dtype)
+        return tensor.detach().to(self._device, self.dtype)
 
 
 _QUANTIZER = "GroupFiniteScalarQuantizer"

@@ -39,6 +39,8 @@ SYNTHESIS = (
     "normalizer",
     "carry",
     "pause_s",
+    "cuda_graphs",
+    "lead_s",
 )
 """Options beyond those that all of NVIDIA's engines have."""
 
@@ -49,6 +51,7 @@ class MagpieOptions:
 
     Attributes:
         common: Those that all of NVIDIA's engines have.
+        dtype_given: Whether ``dtype`` was configured, and not left to the engine.
         codec: The codec's ``.nemo``; None for the one that `speech models pull` fetched.
         device: Where it runs; ``auto`` takes a GPU if there is one.
         max_utterance_s: The longest audio of one chunk of text, in seconds; None leaves it to
@@ -62,9 +65,12 @@ class MagpieOptions:
         carry: How many pieces (sentences) in a row carry text and alignment over from the one
             before; 1 speaks each for itself.
         pause_s: Silence between two pieces that carry nothing over.
+        cuda_graphs: Replay captured graphs where there is a GPU; else all work is eager.
+        lead_s: Seconds of audio that may be made ahead of who reads it.
     """
 
     common: NvidiaOptions[Any]
+    dtype_given: bool
     codec: Path | None
     device: Device
     max_utterance_s: float | None
@@ -75,6 +81,12 @@ class MagpieOptions:
     normalizer: str
     carry: int
     pause_s: float
+    cuda_graphs: bool
+    lead_s: float
+
+    def dtype_on(self, device: str) -> str:
+        """What it runs in there: on a CPU float32, unless asked otherwise."""
+        return self.common.dtype if self.dtype_given or device != "cpu" else "float32"
 
     def frames(self, most: int, stacking: int) -> int:
         """Frames of the longest chunk: whole steps, and no more than ``most``."""
@@ -104,12 +116,15 @@ def read_magpie_options(
     one_of("normalizer", normalizer, ("auto", "nemo", "rules", "off"))
     cfg = options.get("cfg", True)
     one_of("cfg", cfg, (True, False))
+    cuda_graphs = options.get("cuda_graphs", True)
+    one_of("cuda_graphs", cuda_graphs, (True, False))
     codec = options.get("codec")
     if codec is not None and (not isinstance(codec, str | Path) or not str(codec)):
         raise ConfigError(f"codec is {codec!r}; it must be the path of a codec's .nemo.")
     top_k, longest = options.get("top_k"), options.get("max_utterance_s")
     return MagpieOptions(
         common=common,
+        dtype_given="dtype" in options,
         codec=None if codec is None else Path(codec).expanduser(),
         device=device,
         max_utterance_s=None
@@ -122,6 +137,8 @@ def read_magpie_options(
         normalizer=normalizer,
         carry=positive("carry", options.get("carry", 4)),
         pause_s=_number("pause_s", options.get("pause_s", 0.3), 0.0, 5.0) or 0.0,
+        cuda_graphs=cuda_graphs,
+        lead_s=seconds("lead_s", options.get("lead_s", 2.0), 60.0),
     )
 
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.normalization import Normalizer
+from runtime.speech import SynthesisRequest
 from runtime.text import plan_chunks
 
 _TOKENS_PER_SECOND = 11
@@ -29,6 +31,21 @@ _MAX_SPELLED = 60
 _SPELLED = re.compile("[A-Za-zＡ-Ｚａ-ｚ]")
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a request's text in tokens.
+
+    Attributes:
+        index: Which piece.
+        group: Of pieces that carry text and alignment over to one another.
+        chunks: What is spoken in one go each.
+    """
+
+    index: int
+    group: int
+    chunks: list[Tokens]
+
+
 class TextPlanner:
     """Normalises, tokenises, and cuts what would not fit into the longest chunk of audio."""
 
@@ -45,6 +62,11 @@ class TextPlanner:
         self._counts = counts
 
     @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest chunk."""
+        return self._max_tokens
+
+    @property
     def shortest(self) -> tuple[int, ...]:
         """Token ids of a short chunk, to warm up with; they mean nothing."""
         return (*[0] * 7, self._frontend.eos_id)
@@ -53,6 +75,21 @@ class TextPlanner:
     def longest(self) -> tuple[int, ...]:
         """Token ids of the longest chunk; they mean nothing."""
         return (*[0] * (self._max_tokens - 1), self._frontend.eos_id)
+
+    def pieces(self, request: SynthesisRequest, carry: int) -> Iterator[Piece]:
+        """Pieces of a request that have any sound, planned one by one as they are asked for.
+
+        They begin with the group that the request's first piece belongs to, for what that takes
+        over from it; ``carry`` pieces make a group.
+        """
+        language = request.language or "en"
+        begin = request.first_piece - request.first_piece % carry
+        for piece in plan_chunks(request.text, language, self.MAX_PIECE_CHARS):
+            if piece.index < begin:
+                continue
+            chunks = self.plan(piece.text, language, request.normalise)
+            if chunks:
+                yield Piece(piece.index, piece.index // carry, chunks)
 
     def plan(self, text: str, language: str, normalise: bool) -> list[Tokens]:
         """Chunks of a piece of text, in order; none if nothing of it can be spoken."""

@@ -179,7 +179,7 @@ class Prefill:
 
     @property
     def _text(self) -> int:
-        return self._state.encoded.shape[1]
+        return int(self._state.encoded.shape[1])
 
     def _fill_caches(
         self,

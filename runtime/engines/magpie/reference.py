@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,12 @@ import numpy as np
 from runtime.audio import float32_to_pcm16
 from runtime.engines.magpie.checkpoint import Magpie, inspect, load
 from runtime.engines.magpie.options import CODEC_CONTEXT, CODEC_WINDOW, read_reference_options
-from runtime.engines.magpie.planner import TextPlanner
+from runtime.engines.magpie.planner import Piece, TextPlanner
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.engines.magpie.voicing import Voicing
+from runtime.engines.nemo import pick_device
 from runtime.engines.worker import ModelWorker
-from runtime.errors import EngineFailed, NothingToSpeak, UnknownEngine
+from runtime.errors import EngineFailed, NothingToSpeak
 from runtime.memory.footprint import GIB
 from runtime.models.catalogue import CODEC
 from runtime.models.store import path_of
@@ -38,7 +38,6 @@ from runtime.speech import (
     SynthesisRequest,
     SynthesizerCapabilities,
 )
-from runtime.text import TextChunk, plan_chunks
 from runtime.voices import read_blends
 
 _log = logging.getLogger(__name__)
@@ -65,22 +64,13 @@ class _Carried:
     codes: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A piece of text in tokens: its index, its group, and the chunks that are spoken at once."""
-
-    index: int
-    group: int
-    chunks: list[Tokens]
-
-
 @dataclass(slots=True)
 class _Utterance:
     """One request on its way through the model."""
 
     request: SynthesisRequest
     seed: int
-    pieces: Iterator[TextChunk]
+    pieces: Iterator[Piece]
     stop: threading.Event = field(default_factory=threading.Event)
     carried: _Carried = field(default_factory=_Carried)
     group: int = -1
@@ -198,15 +188,17 @@ class MagpieReference:
         """Speak; see ``Synthesizer.synthesize``."""
         drawn = int(np.random.SeedSequence().generate_state(1)[0])
         seed = drawn if request.seed is None else request.seed
-        group = request.first_piece - request.first_piece % self._options.carry
-        utterance = _Utterance(request, seed, islice(self._pieces(request), group, None))
+        planner = self._planner
+        if planner is None:
+            raise RuntimeError("synthesize() was called before load()")
+        utterance = _Utterance(request, seed, planner.pieces(request, self._options.carry))
         rate = self._capabilities.sample_rate
         first_sample, piece = 0, request.first_piece
         try:
-            current = await self._worker.run(self._next, utterance)
+            current = await self._worker.run(next, utterance.pieces, None)
             while current is not None:
                 part = current
-                current = await self._worker.run(self._next, utterance)
+                current = await self._worker.run(next, utterance.pieces, None)
                 samples = await self._worker.run(self._speak, utterance, part, current)
                 if part.index < request.first_piece:
                     continue  # said for what it leaves to the next one
@@ -239,23 +231,7 @@ class MagpieReference:
         self._normalizer = None
         self._voicing.detach()
 
-    def _pieces(self, request: SynthesisRequest) -> Iterator[TextChunk]:
-        return plan_chunks(request.text, request.language or "en", TextPlanner.MAX_PIECE_CHARS)
-
-    def _next(self, utterance: _Utterance) -> _Piece | None:
-        """The next piece that has any sound, in tokens."""
-        if self._planner is None:
-            raise RuntimeError("synthesize() was called before load()")
-        request = utterance.request
-        for piece in utterance.pieces:
-            if utterance.stop.is_set():
-                break
-            chunks = self._planner.plan(piece.text, request.language or "en", request.normalise)
-            if chunks:
-                return _Piece(piece.index, piece.index // self._options.carry, chunks)
-        return None
-
-    def _speak(self, utterance: _Utterance, piece: _Piece, following: _Piece | None) -> Samples:
+    def _speak(self, utterance: _Utterance, piece: Piece, following: Piece | None) -> Samples:
         if piece.group != utterance.group:
             utterance.group, utterance.carried = piece.group, _Carried()
         ends = following is None or following.group != piece.group
@@ -274,7 +250,7 @@ class MagpieReference:
     def _speak_piece(
         self,
         utterance: _Utterance,
-        piece: _Piece,
+        piece: Piece,
         seeds: Sequence[np.random.SeedSequence],
         ends: bool,
     ) -> list[Samples]:
@@ -387,22 +363,6 @@ def trailing_silence(samples: Samples) -> int:
     """How many samples at the end are below -50 dBFS."""
     loud = np.flatnonzero(np.abs(samples) >= _SILENCE)
     return int(len(samples) - 1 - loud[-1]) if loud.size else len(samples)
-
-
-def pick_device(wanted: str) -> str:
-    """``cpu`` or ``cuda``, for a device as configured.
-
-    Raises:
-        UnknownEngine: A GPU is wanted, and torch finds none.
-    """
-    import torch
-
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise UnknownEngine(
-            "device is 'cuda', and torch finds no GPU: see `speech doctor`, or leave it at 'auto'."
-        )
-    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
 def _autocast(magpie: Magpie) -> Any:

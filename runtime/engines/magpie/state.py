@@ -131,4 +131,4 @@ class State:
         """What a slot keeps on the device."""
         tensors = [getattr(self, name) for name in self.__slots__ if name != "alignment"]
         tensors += [getattr(self.alignment, name) for name in self.alignment.__slots__]
-        return sum(tensor.nbytes for tensor in tensors) // len(self.step)
+        return sum(int(tensor.nbytes) for tensor in tensors) // len(self.step)

@@ -33,6 +33,34 @@ class Voicing:
         named = [Voice(name, self._languages, str(blend)) for name, blend in self._blends.items()]
         return (*baked, *named)
 
+    def contexts(self, model: Any) -> dict[str, Any]:
+        """The context of each baked voice, shape ``(places, d)``, by name."""
+        table = model.baked_context_embedding.weight.detach()
+        width = int(model._baked_embedding_D)
+        lengths = model.baked_context_embedding_len
+        return {
+            name: table[row].view(-1, width)[: int(lengths[row])]
+            for row, name in enumerate(self._speakers)
+        }
+
+    def mix(self, voice: str, contexts: Mapping[str, Any]) -> Any:
+        """The context of a voice, or of a blend.
+
+        Raises:
+            UnknownVoice: There is no such voice.
+            InvalidRequest: Not a blend, or one of voices whose contexts differ in length.
+        """
+        blend = self._resolve(voice)
+        parts = [(contexts[name], weight) for name, weight in blend.parts]
+        if len(parts) == 1:
+            return parts[0][0]
+        if len({len(context) for context, _ in parts}) > 1:
+            raise InvalidRequest(
+                f"Voices in {blend} have contexts of different lengths and cannot be blended."
+            )
+        mixed = sum(context.float() * weight for context, weight in parts)
+        return mixed.to(parts[0][0].dtype)
+
     def attach(self, model: Any) -> None:
         """Give NeMo's model one row more, for blends."""
         import torch

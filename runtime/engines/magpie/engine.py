@@ -1,0 +1,395 @@
+"""Magpie at the speed of the chip: many utterances in one step, and audio as it is made.
+
+The acoustic model and the codec are run by code of our own (``decoder``, ``prefill``, ``codec``)
+that gives NeMo's own codes; NeMo restores the checkpoint and tokenises. A thread of its own
+drives the scheduler; requests and their audio pass between it and the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.engines.cuda import allocator_limit, as_engine_error, is_out_of_memory
+from runtime.engines.magpie.checkpoint import inspect, load
+from runtime.engines.magpie.footprint import MAX_SLOTS, footprint
+from runtime.engines.magpie.options import read_magpie_options
+from runtime.engines.magpie.planner import Piece, TextPlanner
+from runtime.engines.magpie.scheduler import (
+    FRAMES,
+    Audio,
+    Delivery,
+    End,
+    Part,
+    Scheduler,
+    Utterance,
+)
+from runtime.engines.magpie.tokens import FrontEnd
+from runtime.engines.magpie.voicing import Voicing
+from runtime.engines.nemo import pick_device
+from runtime.engines.worker import ModelWorker
+from runtime.errors import EngineFailed, NothingToSpeak, OutOfMemory, Overloaded, SpeechError
+from runtime.memory.footprint import GIB
+from runtime.models.catalogue import CODEC
+from runtime.models.store import path_of
+from runtime.normalization import Normalizer, make_normalizer
+from runtime.speech import AudioChunk, LoadReport, SynthesisRequest, SynthesizerCapabilities
+from runtime.voices import read_blends
+
+if TYPE_CHECKING:
+    from runtime.engines.magpie.machine import MagpieMachine
+    from runtime.engines.magpie.prefill import Voice
+
+_log = logging.getLogger(__name__)
+
+_ALIGNMENT = 64  # tokens of text that the caches are rounded up to
+_QUEUE = 2  # requests that may wait for a slot, by slots
+_BLENDS_KEPT = 64
+_KEEPS_UP = 0.8  # of real time: what a step and the codec may take
+_ENDED = "The engine magpie was closed."
+
+
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    """How long NeMo took to restore the checkpoint, and in what type."""
+
+    seconds: float
+    dtype: str
+
+
+class MagpieSynthesizer:
+    """NVIDIA's Magpie TTS behind the ``Synthesizer`` contract, many utterances at a time.
+
+    A seed repeats the audio of a piece on the same device and dtype; in bfloat16 only as long as
+    the batch it is in has the same size, since arithmetic then rounds alike.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Options are those of ``MagpieOptions``; files are looked at, nothing is loaded.
+
+        Raises:
+            ConfigError: An option that there is not, or a value that cannot be.
+            CheckpointError: The files are not there, damaged, or of no kind that runs here.
+        """
+        self._given = dict(options)
+        self._options = read_magpie_options("magpie", options, MAX_SLOTS, "bfloat16")
+        common = self._options.common
+        self._files = inspect(
+            common.weights or path_of(common.model_name), self._options.codec or path_of(CODEC)
+        )
+        geometry, codec = self._files.geometry, self._files.codec_geometry
+        self._max_frames = self._options.frames(geometry.max_frames, geometry.stacking)
+        self._counts = dict.fromkeys(
+            (
+                "characters_removed",
+                "tokens_padded",
+                "chunks_cut_short",
+                "normalizer_failures",
+                "requests_broken",
+                "graph_fallbacks",
+            ),
+            0,
+        )
+        blends = read_blends(self._files.weights, geometry.speakers)
+        self._voicing = Voicing(geometry.speakers, self._files.languages, blends)
+        self._slots = common.batch
+        self._capabilities = SynthesizerCapabilities(
+            voices=self._voicing.voices,
+            sample_rate=codec.sample_rate,
+            streaming=True,
+            seed=True,
+            raw_text=True,
+            slots=self._slots,
+            blends=True,
+        )
+        self._worker = ModelWorker("magpie", extra="nemo")
+        self._texts = ModelWorker("magpie-text", extra="nemo")
+        self._machine: MagpieMachine | None = None
+        self._scheduler: Scheduler | None = None
+        self._planner: TextPlanner | None = None
+        self._normalizer: Normalizer | None = None
+        self._contexts: dict[str, Any] = {}
+        self._voices: dict[str, Voice] = {}
+        self._broken: SpeechError | None = None
+
+    @property
+    def capabilities(self) -> SynthesizerCapabilities:
+        """Voices and languages are those of the checkpoint."""
+        return self._capabilities
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was done to texts and utterances: see docs/magpie.md."""
+        return dict(self._counts)
+
+    def check(self) -> None:
+        """See ``Checked``: a device that is lost does not come back within this process.
+
+        Raises:
+            EngineFailed: The model cannot go on.
+        """
+        if self._broken is not None:
+            raise self._broken
+
+    # --- loading -------------------------------------------------------------
+
+    async def load(self) -> LoadReport:
+        """Restore the checkpoint, and capture or run once every shape of work."""
+        report = await self._worker.run(self._load)
+        self._worker.meanwhile(self._turn)
+        return report
+
+    def _load(self) -> LoadReport:
+        self._normalizer = make_normalizer(self._options.normalizer, self._files.languages)
+        self._normalizer.prewarm()
+        device = pick_device(self._options.device)
+        try:
+            machine, restored = self._restore(device)
+            gc.collect()  # NeMo's model: from here on only what was taken of it is there
+            started = time.perf_counter()
+            codec_s = machine.warm_up()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._too_many(error) from error
+            raise
+        warmup_s = time.perf_counter() - started
+        self._machine = machine
+        for name in self._files.geometry.speakers:
+            self._voices[name] = self._voice(name)
+        self._counts["graph_fallbacks"] = machine.fallbacks
+        self._scheduler = Scheduler(
+            machine,
+            self._slots,
+            lead_s=self._options.lead_s,
+            clock=time.monotonic,
+            counts=self._counts,
+        )
+        for language, mend in self._files.left_out.items():
+            _log.warning("magpie starts without %s: %s", language, mend)
+        return LoadReport(
+            seconds=restored.seconds,
+            warmup_ms=warmup_s * 1e3,
+            details={
+                "checkpoint": str(self._files.weights),
+                "codec": str(self._files.codec),
+                "geometry": self._files.geometry.describe(),
+                "saved by": f"NeMo {self._files.geometry.nemo_version or 'of unknown version'}",
+                "device": device,
+                "dtype": f"{restored.dtype}, codec {machine.codec_dtype}",
+                **machine.describe(),
+                "normalizer": self._normalizer.name,
+                "languages": ", ".join(self._files.languages),
+                **{f"without {tag}": why for tag, why in self._files.left_out.items()},
+            },
+            sustains=self._sustains(machine, codec_s),
+        )
+
+    def _restore(self, device: str) -> tuple[MagpieMachine, _Restored]:
+        """A machine, and what is left of NeMo's model: nothing but its front end and voices."""
+        from runtime.engines.magpie.machine import build
+
+        assert self._normalizer is not None
+        magpie = load(self._files, device, self._options.dtype_on(device))
+        self._take_parameters(magpie.model)
+        frontend = FrontEnd(
+            magpie.model.tokenizer, self._files.tokenizers, int(magpie.model.eos_id)
+        )
+        seconds = self._max_frames / self._files.codec_geometry.frame_rate
+        self._planner = TextPlanner(frontend, self._normalizer, seconds, self._counts)
+        machine = build(
+            magpie,
+            self._slots,
+            max_tokens=self._planner.max_tokens,
+            max_frames=self._max_frames,
+            cfg=self._options.cfg,
+            cuda_graphs=self._options.cuda_graphs,
+        )
+        self._contexts = self._voicing.contexts(magpie.model)
+        return machine, _Restored(magpie.seconds, magpie.dtype)
+
+    def _take_parameters(self, model: Any) -> None:
+        for name, value in (
+            ("temperature", self._options.temperature),
+            ("topk", self._options.top_k),
+            ("cfg_scale", self._options.cfg_scale),
+        ):
+            if value is not None:
+                setattr(model.inference_parameters, name, value)
+        self._temperature = float(model.inference_parameters.temperature)
+
+    def _too_many(self, error: Exception) -> OutOfMemory:
+        estimate, limit = footprint(self._given), allocator_limit()
+        rest = limit - estimate.weights - estimate.workspace
+        fitting = max(0, min(self._slots - 1, rest // estimate.state_per_slot))
+        mend = f"about {fitting} would: set slots: {fitting}." if fitting else "nor would one."
+        return OutOfMemory(
+            f"magpie with {self._slots} slots does not fit into the {limit / GIB:.2f} GiB that it "
+            f"may allocate; {mend} ({as_engine_error(error, 'magpie')})"
+        )
+
+    def _sustains(self, machine: MagpieMachine, codec_s: float) -> int:
+        """The most slots that keep real time, by the steps and the codec as timed."""
+        frames = self._files.codec_geometry.frame_rate
+        for slots in range(self._slots, 1, -1):
+            steps_s = machine.step_s(slots) * frames / machine.stacking
+            blocks_s = codec_s * slots / self._slots * frames / FRAMES[-1]
+            if steps_s + blocks_s <= _KEEPS_UP:
+                return slots
+        return 1
+
+    async def exercise(self) -> None:
+        """Fill every slot, and take them all forward: shapes are fixed, so this is the peak."""
+        await self._worker.run(self._exercise)
+
+    def _exercise(self) -> None:
+        machine = self._machine
+        if machine is None:
+            raise RuntimeError("exercise() was called before load()")
+        machine.exercise()
+
+    # --- speaking ------------------------------------------------------------
+
+    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Speak; see ``Synthesizer.synthesize``."""
+        self.check()
+        scheduler = self._scheduler
+        if scheduler is None:
+            raise RuntimeError("synthesize() was called before load()")
+        if scheduler.waiting >= _QUEUE * self._slots:
+            raise Overloaded(f"All {self._slots} slots are taken, and as many requests wait twice.")
+        loop = asyncio.get_running_loop()
+        made: asyncio.Queue[Delivery] = asyncio.Queue()
+        utterance = Utterance(lambda item: _hand_over(loop, made, item))
+        planning = asyncio.create_task(self._plan(utterance, request))
+        planning.add_done_callback(lambda task: _hand_failure(task, made))
+        rate, first_sample, piece = self._capabilities.sample_rate, 0, request.first_piece
+        try:
+            scheduler.submit(utterance)
+            while not isinstance(item := await made.get(), End):
+                if not isinstance(item, Audio):
+                    raise item
+                piece = item.piece
+                yield AudioChunk(item.pcm, rate, first_sample, piece, piece_end=item.piece_end)
+                first_sample += len(item.pcm) // 2
+                utterance.read = first_sample
+                self._worker.nudge()
+        finally:
+            utterance.cancelled = True
+            planning.cancel()
+            self._worker.nudge()
+        if not first_sample and not request.first_piece:
+            raise NothingToSpeak(
+                f"The tokeniser of {request.language!r} knows no sound for {request.text[:40]!r}."
+            )
+        yield AudioChunk(b"", rate, first_sample, piece, end=True)
+
+    async def _plan(self, utterance: Utterance, request: SynthesisRequest) -> None:
+        """Add the parts of a request to its utterance, a piece ahead of what is spoken."""
+        planner, drawn = self._planner, int(np.random.SeedSequence().generate_state(1)[0])
+        assert planner is not None
+        seed = drawn if request.seed is None else request.seed
+        voice = self._voices.get(request.voice or "")
+        if voice is None:  # a blend
+            voice = await self._worker.run(self._voice, request.voice or "")
+        pieces = planner.pieces(request, self._options.carry)
+        group, current = -1, await self._texts.run(next, pieces, None)
+        while current is not None:
+            following = await self._texts.run(next, pieces, None, background=utterance.read > 0)
+            parts = self._parts(request, current, following, seed, voice, group == current.group)
+            utterance.parts.extend(parts)
+            group, current = current.group, following
+            self._worker.nudge()
+        utterance.complete = True
+        self._worker.nudge()
+
+    def _parts(
+        self,
+        request: SynthesisRequest,
+        piece: Piece,
+        following: Piece | None,
+        seed: int,
+        voice: Voice,
+        carries: bool,
+    ) -> Iterator[Part]:
+        from runtime.engines.magpie.prefill import Chunk
+
+        ends = following is None or following.group != piece.group
+        seeds = np.random.SeedSequence([seed, piece.index]).spawn(len(piece.chunks))
+        for index, (tokens, drawn) in enumerate(zip(piece.chunks, seeds, strict=True)):
+            last = index == len(piece.chunks) - 1
+            yield Part(
+                Chunk(
+                    tokens.ids,
+                    voice,
+                    seed=int(drawn.generate_state(1, np.uint64)[0] >> 1),
+                    temperature=self._temperature,
+                    last=ends and last,
+                ),
+                piece=piece.index,
+                carries=carries or index > 0,
+                ends_piece=last,
+                heard=piece.index >= request.first_piece,
+                pause_s=self._options.pause_s if ends and last and following is not None else 0.0,
+            )
+
+    def _voice(self, name: str) -> Voice:
+        """On the model's thread: of a voice, or a blend."""
+        assert self._machine is not None
+        context = self._voicing.mix(name, self._contexts)
+        voice = self._machine.voice(context)
+        while len(self._voices) >= len(self._contexts) + _BLENDS_KEPT:
+            oldest = next(known for known in self._voices if known not in self._contexts)
+            del self._voices[oldest]
+        self._voices[name] = voice
+        return voice
+
+    # --- the model's thread --------------------------------------------------
+
+    def _turn(self) -> bool:
+        """One turn of the scheduler; whether there is more to do."""
+        scheduler = self._scheduler
+        if scheduler is None or self._broken is not None:
+            return False
+        try:
+            return scheduler.turn()
+        except Exception as error:
+            failure = as_engine_error(error, "magpie")
+            _log.exception("magpie cannot go on")
+            self._broken = failure
+            scheduler.fail(failure)
+            return False
+
+    async def close(self) -> None:
+        """Free everything; utterances under way fail."""
+        self._broken = self._broken or EngineFailed(_ENDED)
+        self._texts.close()
+        self._worker.close()
+        if self._normalizer is not None:  # which may compile grammars just now
+            await asyncio.to_thread(self._normalizer.close)
+        await self._texts.finished()
+        await self._worker.finished()
+        if self._scheduler is not None:
+            self._scheduler.fail(EngineFailed(_ENDED))
+        self._machine = self._scheduler = self._planner = self._normalizer = None
+        self._contexts, self._voices = {}, {}
+
+
+def _hand_over(
+    loop: asyncio.AbstractEventLoop, made: asyncio.Queue[Delivery], item: Delivery
+) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(made.put_nowait, item)
+
+
+def _hand_failure(task: asyncio.Task[None], made: asyncio.Queue[Delivery]) -> None:
+    """A text that cannot be planned ends its utterance."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    made.put_nowait(error if isinstance(error, SpeechError) else EngineFailed(str(error)))
