@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runtime.engines.graphs import Graphs
 from runtime.engines.magpie.checkpoint import Magpie
-from runtime.engines.magpie.codec import IncrementalCodec
+from runtime.engines.magpie.codec import Codec, make_codec
 from runtime.engines.magpie.decoder import Decoder
 from runtime.engines.magpie.prefill import HISTORY, Chunk, Entry, Voice
 from runtime.engines.magpie.scheduler import FILLS, FRAMES, Part
@@ -53,7 +53,7 @@ def build(
     # In float16 its error is inaudible (56 dB, measured), in bfloat16 it is not (38 dB).
     codec_dtype = torch.float32 if magpie.dtype == "float32" else torch.float16
     converter = model._codec_converter
-    codec = IncrementalCodec(
+    codec = make_codec(
         model._codec_model,
         slots,
         quantizer=None if converter is None else converter.vector_quantizer_new,
@@ -67,9 +67,7 @@ def build(
 class MagpieMachine:
     """Fills slots, takes them forward and makes audio of their codes."""
 
-    def __init__(
-        self, decoder: Decoder, codec: IncrementalCodec, graphs: Graphs, sample_rate: int
-    ) -> None:
+    def __init__(self, decoder: Decoder, codec: Codec, graphs: Graphs, sample_rate: int) -> None:
         """All three on one device; ``sample_rate`` in Hz."""
         self._decoder, self._codec, self._graphs = decoder, codec, graphs
         self._device = decoder.state.keys.device

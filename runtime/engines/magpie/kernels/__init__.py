@@ -1,0 +1,1 @@
+"""Triton kernels; importing one needs Triton, so the code that runs anywhere does not."""
