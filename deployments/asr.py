@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray.serve import metrics
-
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
+from deployments.logs import UtteranceLog
+from deployments.metrics import EngineExporter, Instruments, once_a_second
 from deployments.session import Session
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
@@ -29,6 +30,7 @@ from runtime.errors import (
     SpeechError,
 )
 from runtime.memory.claims import Allotment
+from runtime.metrics import ASR as ASR_METRICS
 from runtime.replica import (
     AbortedStream,
     Acknowledgement,
@@ -41,6 +43,7 @@ from runtime.replica import (
 )
 from runtime.requests import resolve_recognition
 from runtime.speech import (
+    FinalTranscript,
     LoadReport,
     RecognitionEvent,
     RecognitionMode,
@@ -48,6 +51,7 @@ from runtime.speech import (
     Recognizer,
     Transcript,
 )
+from runtime.tally import HeardTally
 
 _STOPPING = "The daemon is stopping."
 _WORD_S = 1.0
@@ -76,25 +80,16 @@ class ASR:
         self._sessions: dict[str, Session] = {}
         self._draining_since: float | None = None
         self._engines: dict[RecognitionMode, _Loaded] = {}
+        self._exporters = {
+            mode: EngineExporter(ASR_METRICS.engine, chosen.engine, {"mode": mode})
+            for mode, chosen in self._chosen().items()
+        }
         self._memory = ReplicaMemory(allotment, self._load_engines, self._unload_engines)
         await self._memory.start()
-        self._requests = metrics.Counter(
-            "speech_asr_requests_total",
-            "Sessions and recordings, by how they ended.",
-            tag_keys=("mode", "outcome"),
-        )
-        self._audio = metrics.Counter("speech_asr_audio_seconds_total", "Audio recognised.")
-        self._sessions_open = metrics.Gauge("speech_asr_sessions", "Open sessions.")
-        self._taken_over = metrics.Counter(
-            "speech_asr_sessions_taken_over_total", "Sessions that came from a lost replica."
-        )
-        self._queued = metrics.Histogram(
-            "speech_asr_queue_wait_ms",
-            "Waiting for a slot.",
-            boundaries=[1, 10, 50, 100, 500, 1000, 5000, 30000],
-            tag_keys=("mode",),
-        )
-        self._aborts = AbortLog("asr")
+        self._metrics = Instruments(ASR_METRICS)
+        self._aborts = AbortLog(self._metrics.orphaned)
+        self._log = UtteranceLog()
+        self._exporting = asyncio.create_task(once_a_second(self._export))
         settle_memory()
 
     async def _load_engines(self) -> tuple[Admission, ...]:
@@ -118,6 +113,7 @@ class ASR:
             # Its capabilities are still asked for; it holds nothing until it is loaded again.
             fresh = make_recognizer(args.engine, args.options)
             self._engines[mode] = replace(loaded, engine=fresh)
+            self._exporters[mode].forget()
 
     def _chosen(self) -> dict[RecognitionMode, RecognizerArgs]:
         chosen: dict[RecognitionMode, RecognizerArgs | None] = {
@@ -134,6 +130,7 @@ class ASR:
         self._config = validate(AsrUserConfig, user_config, "ASR user_config")
         for loaded in self._engines.values():
             loaded.admission.limits = self._limits()
+        self._log.words = self._config.log_words
         for session in self._sessions.values():
             session.close_when_idle(self._config.idle_timeout_s)
 
@@ -206,16 +203,14 @@ class ASR:
             EngineFailed: The model failed.
             DaemonUnavailable: The daemon is stopping.
         """
-        outcome = "cancelled"
+        tally = HeardTally(session_id, options.mode, resumed=resumed)
         abort = Abort()
         try:
             check_protocol(protocol)
             loaded, options = self._resolve(options)
             async with loaded.admission.slot(ahead=resumed) as queued_s:
-                self._queued.observe(queued_s * 1e3, tags={"mode": options.mode})
-                if resumed:
-                    self._taken_over.inc()
-                session = self._open(session_id, loaded, options)
+                tally.began(queued_s, options.language)
+                session = self._open(session_id, loaded, options, tally)
                 try:
                     with abort.noted():
                         language = options.language or ""
@@ -224,37 +219,68 @@ class ASR:
                         async with aclosing(events):
                             async for event in events:
                                 session.heard(event)
+                                self._heard(event, tally)
                                 yield event
                 finally:
+                    tally.audio_s = session.seconds
                     await self._close(session_id, session)
-            outcome = "done"
+            tally.outcome = "done"
         except SpeechError as error:
-            outcome = type(error).__name__
+            tally.outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
             raise
         except Exception as error:  # of an engine that is not ours
-            outcome = type(error).__name__
-            raise as_engine_error(error, f"The {options.mode} engine") from error
+            failure = as_engine_error(error, f"The {options.mode} engine")
+            tally.outcome = type(failure).__name__
+            raise failure from error
         finally:
             self._aborts.freed(session_id, abort)
-            self._requests.inc(tags={"mode": options.mode, "outcome": outcome})
+            self._ended(tally)
+            self._log.write(tally.session_line())
 
-    def _open(self, session_id: str, loaded: _Loaded, options: RecognitionOptions) -> Session:
+    def _heard(self, event: RecognitionEvent, tally: HeardTally) -> None:
+        final_s = tally.heard(event)
+        if isinstance(event, FinalTranscript) and event.text:
+            if final_s is not None:
+                self._metrics.final.observe(final_s * 1e3)
+            self._log.write(tally.final_line(event, final_s, words=self._log.words))
+
+    def _ended(self, tally: HeardTally) -> None:
+        """Into the metrics with the numbers of a session or a recording."""
+        metrics, mode = self._metrics, {"mode": tally.mode}
+        metrics.requests.inc(tags={**mode, "outcome": tally.outcome})
+        if tally.queued_s is not None:
+            metrics.queue_wait.observe(tally.queued_s * 1e3, tags=mode)
+            if tally.resumed:
+                metrics.taken_over.inc()
+            if tally.outcome != "done":
+                metrics.aborted.inc(tags={**mode, "reason": tally.outcome})
+        if tally.audio_s:
+            metrics.audio.inc(tally.audio_s)
+        if tally.rtf is not None:
+            metrics.rtf.observe(tally.rtf)
+
+    async def _export(self) -> None:
+        self._metrics.sessions.set(len(self._sessions))
+        for mode, loaded in self._engines.items():
+            await self._exporters[mode].export(
+                loaded.engine, loaded.load, loaded.admission, parked=self._memory.parked
+            )
+
+    def _open(
+        self, session_id: str, loaded: _Loaded, options: RecognitionOptions, tally: HeardTally
+    ) -> Session:
         stream = loaded.engine.open(options)
         rate = loaded.engine.capabilities.sample_rate
-        session = Session(stream, options, rate)
+        session = Session(stream, options, rate, tally.asked)
         session.close_when_idle(self._config.idle_timeout_s)
         self._sessions[session_id] = session
-        self._sessions_open.set(len(self._sessions))
         return session
 
     async def _close(self, session_id: str, session: Session) -> None:
         if self._sessions.get(session_id) is session:  # and not opened again meanwhile
             del self._sessions[session_id]
-        self._sessions_open.set(len(self._sessions))
-        if session.seconds:
-            self._audio.inc(session.seconds)
         await session.close()
 
     async def push(self, blocks: tuple[Block, ...]) -> tuple[Acknowledgement, ...]:
@@ -289,7 +315,8 @@ class ASR:
             EngineFailed: The model failed.
             DaemonUnavailable: The daemon is stopping.
         """
-        outcome = "cancelled"
+        tally = HeardTally("", options.mode, resumed=resumed)
+        transcript = None
         try:
             check_protocol(protocol)
             loaded, options = self._resolve(options)
@@ -298,22 +325,26 @@ class ASR:
             if options.sample_rate != rate:
                 samples = await asyncio.to_thread(resample, samples, options.sample_rate, rate)
             async with loaded.admission.slot(ahead=resumed) as queued_s:
-                self._queued.observe(queued_s * 1e3, tags={"mode": options.mode})
+                tally.began(queued_s, options.language)
+                began = time.monotonic()
                 transcript = await loaded.engine.transcribe(samples, options)
-            self._audio.inc(transcript.seconds)
-            outcome = "done"
+                tally.engine_s = time.monotonic() - began
+            tally.audio_s = transcript.seconds
+            tally.outcome = "done"
         except SpeechError as error:
-            outcome = type(error).__name__
+            tally.outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
             if isinstance(error, EngineFailed) and self._memory.parked:
                 raise ReplicaLost("The replica parked: memory is short.") from error
             raise
         except Exception as error:  # of an engine that is not ours
-            outcome = type(error).__name__
-            raise as_engine_error(error, f"The {options.mode} engine") from error
+            failure = as_engine_error(error, f"The {options.mode} engine")
+            tally.outcome = type(failure).__name__
+            raise failure from error
         finally:
-            self._requests.inc(tags={"mode": options.mode, "outcome": outcome})
+            self._ended(tally)
+            self._log.write(tally.recording_line(transcript, words=self._log.words))
         return replace(transcript, seconds=len(pcm) / 2 / options.sample_rate)
 
     def _resolve(self, options: RecognitionOptions) -> tuple[_Loaded, RecognitionOptions]:

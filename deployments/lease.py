@@ -12,10 +12,10 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve import metrics
 
 from deployments.held import own_devices, peak_of_host, release_all, release_caches
 from deployments.identity import replica_id, settle_memory
+from deployments.metrics import instrument
 from runtime.admission import Admission
 from runtime.client.ledger import LedgerActor
 from runtime.engines import cuda
@@ -28,6 +28,7 @@ from runtime.memory.footprint import GIB
 from runtime.memory.ledger import ACTOR, Lease, Refusal, Report, Terms, Word
 from runtime.memory.meter import Meter
 from runtime.memory.watch import Pressure, Watch
+from runtime.metrics import MEMORY
 
 logger = logging.getLogger("ray.serve")
 
@@ -90,11 +91,7 @@ class ReplicaMemory:
         self._broken: Exception | None = None
         self._changing = False  # parks, or comes back
         self._tasks: list[asyncio.Task[None]] = []
-        self._pressure = metrics.Gauge(
-            "speech_memory_pressure",
-            "0, 1 below the soft floor, 2 below the hard one.",
-            tag_keys=("device",),
-        )
+        self._pressure = instrument(MEMORY.pressure)
 
     async def start(self) -> None:
         """Reserve, cap, load, measure; then keep the lease and watch the floors.

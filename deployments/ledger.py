@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+from collections import Counter
 from typing import Any
 
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
-from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from deployments.metrics import Instruments
 from deployments.placeholder import give_back, withhold
 from runtime.errors import LeaseExceeded, MemoryUnknown
 from runtime.memory.device import DeviceMemory, Unknown, devices, read
@@ -37,6 +38,7 @@ from runtime.memory.ledger import (
 from runtime.memory.meter import Meter
 from runtime.memory.plan import DevicePlan, pools_of, share_out
 from runtime.memory.policy import MemoryPolicy
+from runtime.metrics import MEMORY
 from runtime.settings import Settings
 
 logger = logging.getLogger("ray.serve")
@@ -101,18 +103,10 @@ class MemoryLedger:
         self._number = 0
         self._changed = asyncio.Event()
         self._holds: tuple[str, ...] = ()
-        self._claimed = _gauge("claimed", "Bytes a replica claims.", "deployment", "replica")
-        self._held = _gauge("measured", "Bytes it had after warm-up.", "deployment", "replica")
-        self._peak = _gauge("peak", "The most bytes it has reported.", "deployment", "replica")
-        self._available = _gauge("available", "Bytes that a device has available.")
-        self._budget = _gauge("budget", "Bytes of a device that may be leased.")
-        self._refused = metrics.Counter(
-            "speech_memory_refusals_total",
-            "Leases that were refused, by reason.",
-            tag_keys=("reason",),
-        )
+        self._metrics = Instruments(MEMORY)
         self._counted: dict[str, int] = {}
-        self._observed: dict[tuple[str, str], dict[str, str]] = {}
+        self._observed: dict[tuple[str, Device], dict[str, str]] = {}
+        self._counted_leases: set[tuple[Device, str]] = set()
         if (stored := _internal_kv_get(_STORE, namespace=NAMESPACE)) is not None:
             policy, leases, holds = pickle.loads(stored)
             for lease in leases:
@@ -350,35 +344,39 @@ class MemoryLedger:
             self._written = state
 
     def _observe_lease(self, tags: dict[str, str], claim: int, measured: int, peak: int) -> None:
-        self._claimed.set(claim, tags=tags)
-        self._held.set(measured, tags=tags)
-        self._peak.set(peak, tags=tags)
+        self._metrics.claimed.set(claim, tags=tags)
+        self._metrics.measured.set(measured, tags=tags)
+        self._metrics.peak.set(peak, tags=tags)
 
     def _observe(self) -> None:
+        metrics, states = self._metrics, Counter[tuple[Device, str]]()
         for lease in self._ledger.leases:
-            tags = {
-                "device": lease.device[1],
-                "deployment": lease.deployment,
-                "replica": lease.replica,
-            }
+            tags = _tags(lease.device, deployment=lease.deployment, replica=lease.replica)
             self._observe_lease(tags, lease.bytes, lease.measured or 0, lease.peak or 0)
-            self._observed[lease.replica, lease.device[1]] = tags
-        held = {(lease.replica, lease.device[1]) for lease in self._ledger.leases}
+            self._observed[lease.replica, lease.device] = tags
+            states[lease.device, lease.state] += 1
+        held = {(lease.replica, lease.device) for lease in self._ledger.leases}
         for gone in self._observed.keys() - held:  # or sums over replicas would count them on
             self._observe_lease(self._observed.pop(gone), 0, 0, 0)
+        self._counted_leases |= states.keys()
+        for device, state in self._counted_leases:
+            metrics.leases.set(states[device, state], tags=_tags(device, state=state))
         for device, budget in self._ledger.budgets.items():
-            self._budget.set(budget, tags={"device": device[1]})
+            tags, floors = _tags(device), self._policy.floors
+            kind = self._plans[device].pool.kind
+            metrics.budget.set(budget, tags=tags)
+            metrics.floor.set(floors.soft(kind), tags={**tags, "floor": "soft"})
+            metrics.floor.set(floors.hard(kind), tags={**tags, "floor": "hard"})
             if (available := self._known_available(device)) is not None:
-                self._available.set(available, tags={"device": device[1]})
+                metrics.available.set(available, tags=tags)
         for reason, count in self._ledger.refusals.items():
             if news := count - self._counted.get(reason, 0):
-                self._refused.inc(news, tags={"reason": reason})
+                metrics.refusals.inc(news, tags={"reason": reason})
                 self._counted[reason] = count
 
 
-def _gauge(name: str, description: str, *tags: str) -> Any:
-    keys = ("device", *tags)
-    return metrics.Gauge(f"speech_memory_{name}_bytes", description, tag_keys=keys)
+def _tags(device: Device, **others: str) -> dict[str, str]:
+    return {"node": device[0], "device": device[1], **others}
 
 
 def _dead(actors: dict[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 from runtime.audio import Resampler, pcm16_to_float32
 from runtime.errors import SpeechError, StreamStalled
@@ -27,11 +28,25 @@ class Session:
         failure: Has an exception once the session cannot go on.
     """
 
-    def __init__(self, stream: RecognitionStream, options: RecognitionOptions, rate: int) -> None:
-        """``rate`` is the engine's, in Hz. Needs a running event loop."""
+    def __init__(
+        self,
+        stream: RecognitionStream,
+        options: RecognitionOptions,
+        rate: int,
+        asked: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Needs a running event loop.
+
+        Args:
+            stream: The engine's.
+            options: How to recognise.
+            rate: The engine's, in Hz.
+            asked: Called for each request to end the utterance, as it comes.
+        """
         self.stream = stream
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rates = (options.sample_rate, rate)
+        self._asked = asked
         self._resampler = Resampler(*self._rates)
         self._received = 0  # samples, at the caller's rate
         self._held = 0
@@ -67,7 +82,9 @@ class Session:
             self._received += len(news.pcm) // 2
             self._held += len(news.pcm) // 2
             self._requests = max(self._requests, block.finalize)
-            self._unanswered += bool(news.finalize)
+            if news.finalize:
+                self._unanswered += 1
+                self._asked()
             self._finished |= block.finish
             self._inbox.append(news)
             self._arrived.set()

@@ -11,8 +11,6 @@ from contextlib import aclosing, contextmanager
 from types import AsyncGeneratorType
 from typing import Any, TypeVar
 
-from ray.serve import metrics
-
 from runtime.replica import AbortedStream
 
 T = TypeVar("T")
@@ -75,14 +73,10 @@ async def until_left(
 class AbortLog:
     """Counts aborted streams and how long they went on working for nobody."""
 
-    def __init__(self, kind: str) -> None:
-        """``kind`` is ``asr`` or ``tts``."""
+    def __init__(self, orphaned: Any) -> None:
+        """``orphaned`` is the histogram of those times, in ms."""
         self._recent: deque[AbortedStream] = deque(maxlen=_REMEMBERED)
-        self._orphaned = metrics.Histogram(
-            f"speech_{kind}_orphaned_ms",
-            "From a caller's leaving to its slot being free.",
-            boundaries=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000],
-        )
+        self._orphaned = orphaned
 
     def freed(self, stream: str, abort: Abort) -> None:
         """A stream's slot is free; does nothing if its caller stayed to the end."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from ray.serve import metrics
 from ray.serve.handle import DeploymentHandle
 
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
+from deployments.logs import UtteranceLog
+from deployments.metrics import EngineExporter, Instruments, once_a_second
 from deployments.streams import Abort, AbortLog, until_left
 from runtime.admission import Admission, Limits
 from runtime.config import TtsArgs, TtsUserConfig, validate
@@ -22,6 +22,7 @@ from runtime.engines import make_synthesizer
 from runtime.engines.cuda import as_engine_error
 from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost, SpeechError, StreamStalled
 from runtime.memory.claims import Allotment
+from runtime.metrics import TTS as TTS_METRICS
 from runtime.replica import (
     AbortedStream,
     Census,
@@ -31,7 +32,8 @@ from runtime.replica import (
     check_protocol,
 )
 from runtime.requests import resolve_synthesis
-from runtime.speech import AudioChunk, Counting, SynthesisRequest
+from runtime.speech import AudioChunk, SynthesisRequest
+from runtime.tally import SpokenTally
 
 # Beyond this many characters cleaning the text takes longer than an event loop may be held.
 _LONG_TEXT = 10_000
@@ -87,46 +89,17 @@ class TTS:
         self._config = TtsUserConfig()
         self._leads: dict[str, _Lead] = {}
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._exporter = EngineExporter(TTS_METRICS.engine, args.engine, {})
         self._memory = ReplicaMemory(allotment, self._load_engine, self._unload_engine)
         await self._memory.start()
-        self._requests = metrics.Counter(
-            "speech_tts_requests_total", "Utterances, by how they ended.", tag_keys=("outcome",)
-        )
-        self._removed = metrics.Counter(
-            "speech_tts_removed_characters_total", "Characters that could not be spoken."
-        )
-        self._first_audio = metrics.Histogram(
-            "speech_tts_first_audio_ms",
-            "From the request's arrival at the replica to its first audio.",
-            boundaries=[5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000],
-        )
-        self._audio = metrics.Counter("speech_tts_audio_seconds_total", "Audio synthesised.")
-        self._active = metrics.Gauge("speech_tts_active", "Utterances under way.")
-        self._taken_over = metrics.Counter(
-            "speech_tts_utterances_taken_over_total", "Utterances that came from a lost replica."
-        )
-        self._queued = metrics.Histogram(
-            "speech_tts_queue_wait_ms",
-            "Waiting for a slot.",
-            boundaries=[1, 10, 50, 100, 500, 1000, 5000, 30000],
-        )
-        self._events = metrics.Counter(
-            "speech_tts_engine_events_total",
-            "What the engine did to texts: characters removed, chunks cut short and the like.",
-            tag_keys=("event",),
-        )
-        self._info = metrics.Gauge(
-            "speech_tts_engine_info",
-            "Always 1; the tags say which engine speaks, and what normalises its texts.",
-            tag_keys=("engine", "normalizer"),
-        )
-        self._aborts = AbortLog("tts")
-        self._export_counts()
+        self._metrics = Instruments(TTS_METRICS)
+        self._aborts = AbortLog(self._metrics.orphaned)
+        self._log = UtteranceLog()
+        self._exporting = asyncio.create_task(once_a_second(self._export))
         settle_memory()
 
     async def _load_engine(self) -> tuple[Admission, ...]:
         self._engine = make_synthesizer(self._args.engine, self._args.options)
-        self._counted: dict[str, int] = {}
         self._load = await self._engine.load()
         await self._engine.exercise()
         slots = self._allotment.slots(self._engine.capabilities.slots, self._load)
@@ -141,7 +114,7 @@ class TTS:
         await self._engine.close()
         # Its capabilities are still asked for; it holds nothing until it is loaded again.
         self._engine = make_synthesizer(self._args.engine, self._args.options)
-        self._counted = {}
+        self._exporter.forget()
 
     def _stop_all(self, error: SpeechError) -> None:
         if not self._stopped.done():
@@ -157,6 +130,7 @@ class TTS:
         """Apply a changed ``user_config``; utterances under way keep theirs."""
         self._config = validate(TtsUserConfig, user_config, "TTS user_config")
         self._admission.limits = self._limits()
+        self._log.words = self._config.log_words
 
     async def check_health(self) -> None:
         """Serve replaces a replica when this raises; one that failed to load never gets here."""
@@ -218,70 +192,77 @@ class TTS:
             OutOfMemory: The request needs more memory than the replica's lease allows.
             DaemonUnavailable: The daemon is stopping.
         """
-        arrived = time.monotonic()
-        outcome = "cancelled"
+        tally = SpokenTally(stream_id, resumed=resumed)
         abort = Abort()
         try:
             check_protocol(protocol)
-            resolved, removed = await self._resolve(request)
+            resolved = await self._resolve(request, tally)
             async with self._admission.slot(ahead=resumed) as queued_s:
-                self._queued.observe(queued_s * 1e3)
-                if resumed:
-                    self._taken_over.inc()
-                first = True
-                speaking = self._speak(stream_id, resolved, removed, queued_s, abort)
+                tally.began(queued_s)
+                speaking = self._speak(stream_id, resolved, tally, abort)
                 async with aclosing(speaking):
                     async for item in speaking:
-                        if first and isinstance(item, AudioChunk):
-                            self._first_audio.observe((time.monotonic() - arrived) * 1e3)
-                            first = False
                         with abort.noted():
                             yield item
-            outcome = "done"
+            tally.outcome = "done"
         except SpeechError as error:
-            outcome = type(error).__name__
+            tally.outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
             raise
         except Exception as error:  # of an engine that is not ours
-            outcome = type(error).__name__
-            raise as_engine_error(error, self._name) from error
+            failure = as_engine_error(error, self._name)
+            tally.outcome = type(failure).__name__
+            raise failure from error
         finally:
             self._aborts.freed(stream_id, abort)
-            self._requests.inc(tags={"outcome": outcome})
-            self._export_counts()
+            self._ended(tally)
 
-    def _export_counts(self) -> None:
-        # Again each time: Ray forgets a gauge that is not set for a while.
-        normalizer = self._load.details.get("normalizer", "its own")
-        self._info.set(1, tags={"engine": self._name, "normalizer": normalizer})
-        if not isinstance(self._engine, Counting):
-            return
-        for event, count in self._engine.counts.items():
-            if count > self._counted.get(event, 0):
-                self._events.inc(count - self._counted.get(event, 0), tags={"event": event})
-                self._counted[event] = count
+    def _ended(self, tally: SpokenTally) -> None:
+        """Into the metrics and the log with an utterance's numbers."""
+        metrics = self._metrics
+        metrics.requests.inc(tags={"outcome": tally.outcome})
+        if tally.queued_s is not None:
+            metrics.queue_wait.observe(tally.queued_s * 1e3)
+            if tally.resumed:
+                metrics.taken_over.inc()
+            if tally.outcome != "done":
+                metrics.aborted.inc(tags={"reason": tally.outcome})
+        if tally.first_audio_s is not None:
+            metrics.first_audio.observe(tally.first_audio_s * 1e3)
+        if tally.rtf is not None:
+            metrics.rtf.observe(tally.rtf)
+            metrics.audio.inc(tally.audio_s)
+        if tally.playback.underruns:
+            metrics.underrun.inc(tally.playback.underrun_s)
+            metrics.underrun_utterances.inc()
+        self._log.write(tally.line(words=self._log.words))
 
-    async def _resolve(self, request: SynthesisRequest) -> tuple[SynthesisRequest, int]:
-        """The request as the engine takes it, and how many characters it lost."""
+    async def _export(self) -> None:
+        await self._exporter.export(
+            self._engine, self._load, self._admission, parked=self._memory.parked
+        )
+
+    async def _resolve(self, request: SynthesisRequest, tally: SpokenTally) -> SynthesisRequest:
+        """The request as the engine takes it; what it lost is noted."""
         capabilities = self._engine.capabilities
         if len(request.text) > _LONG_TEXT:
             resolved, removed = await asyncio.to_thread(resolve_synthesis, request, capabilities)
         else:
             resolved, removed = resolve_synthesis(request, capabilities)
         if removed:
-            self._removed.inc(removed)
+            self._metrics.removed.inc(removed)
         if capabilities.seed and resolved.seed is None:
             # Drawn here and told to the caller, so that another replica can go on with it.
             resolved = replace(resolved, seed=secrets.randbits(32))
-        return resolved, removed
+        tally.resolved(resolved, removed)
+        return resolved
 
     async def _speak(
         self,
         stream_id: str,
         request: SynthesisRequest,
-        removed: int,
-        queued_s: float,
+        tally: SpokenTally,
         abort: Abort,
     ) -> AsyncGenerator[SynthesisStarted | AudioChunk, None]:
         # Those of now: while the first item is on its way the replica may park.
@@ -289,32 +270,29 @@ class TTS:
         rate = engine.capabilities.sample_rate
         lead = _Lead(round(self._config.lead_s * rate), self._config.stall_timeout_s)
         self._leads[stream_id] = lead
-        self._active.set(len(self._leads))
-        made = 0
         try:
             yield SynthesisStarted(
                 rate,
                 request.voice or "",
                 request.language or "",
-                removed,
+                tally.removed,
                 lead.limit,
                 request.seed,
                 replica_id(),
-                queued_s,
+                tally.queued_s or 0.0,
             )
+            tally.read()
             chunks = until_left(engine.synthesize(request), abort, stopped)
             async with aclosing(chunks):
                 async for chunk in chunks:
-                    made = chunk.next_sample
+                    tally.made(chunk)
                     yield chunk
                     with abort.noted():
                         await lead.wait_for_reader(chunk.next_sample)
+                    tally.read()
         finally:
             if self._leads.get(stream_id) is lead:  # and not opened again meanwhile
                 del self._leads[stream_id]
-            self._active.set(len(self._leads))
-            if made:
-                self._audio.inc(made / rate)
 
     async def advance(self, stream_id: str, read: int) -> None:
         """The reader of a stream has taken ``read`` samples in all; unknown streams are over."""

@@ -117,6 +117,10 @@ class _UserConfig(_Args):
     max_wait_s: float = Field(
         default=5.0, gt=0, description="Seconds a call may wait for a slot before it is refused."
     )
+    log_words: bool = Field(
+        default=False,
+        description="Write what users say and hear into the log, and what errors quote of it.",
+    )
 
 
 class TtsUserConfig(_UserConfig):

@@ -15,7 +15,7 @@ Conventions, everywhere in the project:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -288,13 +288,49 @@ class LoadReport:
     sustains: int | None = None
 
 
+FALLBACK = "fallback:"
+"""How ``Counting`` tells that something slower or lesser took over: ``fallback:eager step``."""
+
+
 @runtime_checkable
 class Counting(Protocol):
     """An engine that counts what it did to its requests, beyond what it says of each."""
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What happened, and how often since the engine was made; never less than before."""
+        """What happened, and how often since the engine was made; never less than before.
+
+        A name that begins with ``FALLBACK`` goes to the metric of fallbacks, any other to that
+        of events.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a model, all streams in it together.
+
+    Attributes:
+        stage: Which of the engine's steps it was; a few words that do not vary, such as
+            ``decode``, ``codec``, ``encoder`` or ``prefill``.
+        ms: How long it took.
+        batch: Streams that shared it.
+    """
+
+    stage: str
+    ms: float
+    batch: int = 1
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """An engine that tells of its steps; ``runtime.engines.steps.StepLog`` does the keeping."""
+
+    def take_steps(self) -> Sequence[Step]:
+        """The steps since the last call, oldest first; called once a second.
+
+        An engine keeps a bounded number of them, and forgets the oldest if nobody asks.
+        """
         ...
 
 

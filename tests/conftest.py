@@ -94,7 +94,7 @@ SCRIPTED = scripted_application(
 
 def pair(**options: Any) -> Any:
     """An application whose replicas come and go, with slots for many; ``options`` are Serve's."""
-    options["user_config"] = {"max_waiting": 2, "max_wait_s": 1.0}
+    options["user_config"] = {"max_waiting": 2, "max_wait_s": 1.0, "log_words": True}
     return scripted_application(
         "pair", [{"name": "TTS", **options}, {"name": "ASR", **options}], slots=32
     )

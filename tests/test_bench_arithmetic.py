@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.bench.load import Playback, closed_loop, peak_memory, poisson_arrivals
+from runtime.bench.load import closed_loop, peak_memory, poisson_arrivals
 from runtime.bench.report import commit, device, distribution, report, versions
 from runtime.bench.wer import plain_words, word_error_rate, word_errors
+from runtime.playback import Playback
 
 Job = Callable[[], Awaitable[None]]
 

@@ -209,7 +209,7 @@ def test_a_normaliser_is_asked_once_for_a_piece_however_it_is_cut(frontend: Fron
     text = "hello world, " * 30
     assert len(plan.plan(text, "en", True)) > 10
     assert echo.asked == [(text, "en")]
-    assert counts["normalizer_failures"] == 1
+    assert counts["fallback:normalizer rules"] == 1
     plan.plan("hello", "en", False)
     assert len(echo.asked) == 1
 

@@ -54,26 +54,6 @@ async def _run(job: Callable[[], Awaitable[None]]) -> None:
     await job()
 
 
-class Playback:
-    """A listener's loudspeaker: audio plays from its arrival on, and can run dry."""
-
-    def __init__(self) -> None:
-        """Silent so far."""
-        self._plays_until: float | None = None
-        self.underruns = 0
-        self.underrun_s = 0.0
-
-    def arrived(self, at: float, audio_s: float) -> None:
-        """``audio_s`` seconds of audio have come at time ``at`` (seconds)."""
-        if self._plays_until is None:
-            self._plays_until = at
-        if at > self._plays_until:
-            self.underruns += 1
-            self.underrun_s += at - self._plays_until
-            self._plays_until = at
-        self._plays_until += audio_s
-
-
 def processor_ticks() -> tuple[int, int]:
     """Processor time of this host so far: in all, and stolen by others on the same hardware.
 

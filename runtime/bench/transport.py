@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runtime.bench.engines import SAMPLE_RATE, left_at
-from runtime.bench.load import Playback, processor_ticks
+from runtime.bench.load import processor_ticks
 from runtime.bench.report import distribution
 from runtime.client import SpeechClient
 from runtime.config import BUILDER
+from runtime.playback import Playback
 from runtime.settings import Settings
 from runtime.speech import FinalTranscript
 

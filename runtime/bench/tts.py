@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 from runtime.bench.corpus import SENTENCES, TEN_WORDS
-from runtime.bench.load import Playback, closed_loop, peak_memory, poisson_arrivals
+from runtime.bench.load import closed_loop, peak_memory, poisson_arrivals
 from runtime.bench.report import distribution
 from runtime.client import SpeechClient
+from runtime.playback import Playback
 from runtime.requests import resolve_synthesis
 from runtime.speech import AudioChunk, SynthesisRequest, Synthesizer
 

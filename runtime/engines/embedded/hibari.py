@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,12 +12,14 @@ import numpy as np
 
 from runtime.audio import float32_to_pcm16
 from runtime.engines.options import positive
+from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import NothingToSpeak
 from runtime.speech import (
     AudioChunk,
     LoadReport,
     Samples,
+    Step,
     SynthesisRequest,
     SynthesizerCapabilities,
     Voice,
@@ -46,6 +48,7 @@ class HibariSynthesizer:
         """Choose CPU threads per inference, and how many utterances may be under way."""
         self._threads = positive("threads", threads)
         self._worker = ModelWorker("hibari")
+        self._steps = StepLog()
         self._model: Hibari | None = None
         self._capabilities = SynthesizerCapabilities(
             voices=(Voice("heart", ("en",), "American English, female"),),
@@ -61,6 +64,10 @@ class HibariSynthesizer:
     def capabilities(self) -> SynthesizerCapabilities:
         """One English voice; pace and seed can be set."""
         return self._capabilities
+
+    def take_steps(self) -> Sequence[Step]:
+        """Sentences; see ``Stepping``."""
+        return self._steps.take()
 
     async def load(self) -> LoadReport:
         """Load the model and its lexicon (0.2 GB resident) and speak one word."""
@@ -120,11 +127,12 @@ class HibariSynthesizer:
         # The generator is seeded by piece too, so that a sentence sounds the same
         # whether or not the ones before it were synthesised in this stream.
         rng = np.random.default_rng([seed, chunk.index])
-        parts = [
-            self._model.from_ids(self._model.ids(phonemes), speed, rng)
-            for sentence in self._model.phonemize(chunk.text)
-            for phonemes in at_most(sentence, _MAX_PHONEMES)
-        ]
+        with self._steps.timed("sentence"):
+            parts = [
+                self._model.from_ids(self._model.ids(phonemes), speed, rng)
+                for sentence in self._model.phonemize(chunk.text)
+                for phonemes in at_most(sentence, _MAX_PHONEMES)
+            ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
     async def close(self) -> None:

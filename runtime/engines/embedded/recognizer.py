@@ -6,6 +6,7 @@ Silence never reaches a model, which is what keeps it from inventing words.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from runtime.engines.embedded.segmenter import SAMPLE_RATE, Segmenter, SegmentRu
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
 from runtime.engines.options import positive
+from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import Overloaded
 from runtime.speech import (
@@ -23,6 +25,7 @@ from runtime.speech import (
     RecognitionOptions,
     RecognizerCapabilities,
     Samples,
+    Step,
     Transcript,
 )
 
@@ -41,11 +44,16 @@ class SegmentRecognizer(ABC):
         self._gate = ModelWorker(f"{name}-gate")
         self._worker = ModelWorker(name)
         self._streams: set[SegmentStream] = set()
+        self._steps = StepLog()
 
     @property
     def capabilities(self) -> RecognizerCapabilities:
         """Known before ``load``."""
         return self._capabilities
+
+    def take_steps(self) -> Sequence[Step]:
+        """Segments; see ``Stepping``."""
+        return self._steps.take()
 
     async def load(self) -> LoadReport:
         """Load the weights and decode once; see ``Recognizer.load``."""
@@ -58,6 +66,10 @@ class SegmentRecognizer(ABC):
     @abstractmethod
     def _decode(self, options: RecognitionOptions, samples: Samples) -> Decoded:
         """Decode one segment of 16 kHz float32 speech; on the worker thread."""
+
+    def _timed_decode(self, options: RecognitionOptions, samples: Samples) -> Decoded:
+        with self._steps.timed("segment"):
+            return self._decode(options, samples)
 
     async def exercise(self) -> None:
         """Decode the longest segment; all slots share one model, which decodes one at a time."""
@@ -74,7 +86,7 @@ class SegmentRecognizer(ABC):
             self._gate,
             Segmenter(SileroProbability(), self._rules(options)),
             self._worker,
-            partial(self._decode, options),
+            partial(self._timed_decode, options),
             partials=options.partials and self._capabilities.streaming,
             on_close=self._streams.discard,
         )

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.normalization import Normalizer
-from runtime.speech import SynthesisRequest
+from runtime.speech import FALLBACK, SynthesisRequest
 from runtime.text import plan_chunks
 
 _TOKENS_PER_SECOND = 11
@@ -95,7 +95,7 @@ class TextPlanner:
         """Chunks of a piece of text, in order; none if nothing of it can be spoken."""
         if normalise:
             text = self._normalizer.normalize(text, language)
-            self._counts["normalizer_failures"] = sum(self._normalizer.failures.values())
+            self._counts[f"{FALLBACK}normalizer rules"] = sum(self._normalizer.failures.values())
         chunks = list(self._fitting(text, language))
         for chunk in chunks:
             self._counts["characters_removed"] += chunk.removed

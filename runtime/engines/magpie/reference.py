@@ -25,6 +25,7 @@ from runtime.engines.magpie.planner import Piece, TextPlanner
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.engines.magpie.voicing import Voicing
 from runtime.engines.nemo import pick_device
+from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import EngineFailed, NothingToSpeak
 from runtime.memory.footprint import GIB
@@ -35,6 +36,7 @@ from runtime.speech import (
     AudioChunk,
     LoadReport,
     Samples,
+    Step,
     SynthesisRequest,
     SynthesizerCapabilities,
 )
@@ -97,9 +99,7 @@ class MagpieReference:
         )
         geometry, codec = self._files.geometry, self._files.codec_geometry
         self._max_frames = self._options.frames(geometry.max_frames, geometry.stacking)
-        self._counts = dict.fromkeys(
-            ("characters_removed", "tokens_padded", "chunks_cut_short", "normalizer_failures"), 0
-        )
+        self._counts = dict.fromkeys(("characters_removed", "tokens_padded", "chunks_cut_short"), 0)
         blends = read_blends(self._files.weights, geometry.speakers)
         self._voicing = Voicing(geometry.speakers, self._files.languages, blends)
         self._capabilities = SynthesizerCapabilities(
@@ -112,6 +112,7 @@ class MagpieReference:
             blends=True,
         )
         self._worker = ModelWorker("magpie-reference", extra="nemo")
+        self._steps = StepLog()
         self._stop: threading.Event | None = None
         self._magpie: Magpie | None = None
         self._planner: TextPlanner | None = None
@@ -126,6 +127,10 @@ class MagpieReference:
     def counts(self) -> Mapping[str, int]:
         """What was done to texts: see docs/magpie.md."""
         return dict(self._counts)
+
+    def take_steps(self) -> Sequence[Step]:
+        """Chunks of text as a whole; see ``Stepping``."""
+        return self._steps.take()
 
     async def load(self) -> LoadReport:
         """Restore the checkpoint, prewarm the normaliser, and speak a few frames."""
@@ -269,10 +274,12 @@ class MagpieReference:
     def _speak_chunk(
         self, carried: _Carried, chunk: Tokens, *, row: int, ends: bool, seed: int
     ) -> Samples:
-        codes = self._generate(carried, chunk.ids, row, ends, seed)
+        with self._steps.timed("chunk"):
+            codes = self._generate(carried, chunk.ids, row, ends, seed)
         if codes.shape[-1] >= self._max_frames:
             self._counts["chunks_cut_short"] += 1
-        return self._decode(carried, codes)
+        with self._steps.timed("codec"):
+            return self._decode(carried, codes)
 
     def _generate(
         self, carried: _Carried, ids: tuple[int, ...], row: int, ends: bool, seed: int

@@ -1,0 +1,139 @@
+"""What an operator sees of a daemon: its metrics, and a line an utterance, without users' words."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.daemon import running_daemon
+from runtime.errors import EngineFailed, InvalidRequest
+from runtime.metrics import ASR, TTS
+from runtime.settings import Settings
+
+pytestmark = pytest.mark.cluster
+
+Run = Callable[[Any], Any]
+SECRET = "Rumpelstiltskin"
+
+
+def lines(daemon: Settings, application: str) -> list[dict[str, Any]]:
+    folder = Path(running_daemon(daemon).log) / "serve"
+    found = []
+    for path in folder.glob(f"utterances_{application}_*.jsonl"):
+        found += [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return found
+
+
+def of(daemon: Settings, application: str, **wanted: Any) -> dict[str, Any]:
+    """The latest line with these values; it comes a moment after the caller has its answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        for line in reversed(lines(daemon, application)):
+            if wanted.items() <= line.items():
+                return line
+        assert time.monotonic() < deadline, wanted
+        time.sleep(0.05)
+
+
+async def speak(client: Any, text: str, **options: Any) -> int:
+    async with client.synthesize(text, **options) as stream:
+        return sum([chunk.samples async for chunk in stream])
+
+
+@pytest.fixture(scope="module")
+def spoken(client: Any, scripted: Any, pair_client: Any, run: Run) -> int:
+    """Something of each kind has been said and heard; the samples of the first."""
+    samples: int = run(speak(client, f"Hello, {SECRET}."))
+    with pytest.raises(EngineFailed, match="exploded"):
+        run(speak(scripted, f"{SECRET} will explode."))
+    with pytest.raises(InvalidRequest):
+        run(speak(scripted, SECRET, voice="nobody"))
+    run(speak(pair_client, f"Say {SECRET}."))
+    run(pair_client.transcribe(np.zeros(8_000, dtype=np.float32), sample_rate=8_000))
+
+    async def converse() -> None:
+        async with scripted.open_recognition(sample_rate=8_000) as session:
+            await session.push(np.zeros(8_000, dtype=np.float32))
+            await session.finalize()
+
+    run(converse())
+    return samples
+
+
+def test_an_utterance_has_one_line_with_its_numbers(daemon: Settings, spoken: int) -> None:
+    line = of(daemon, "speech", event="synthesis", outcome="done", pieces=1)
+    assert line["deployment"] == "TTS"
+    assert line["audio_s"] == pytest.approx(spoken / 24_000, abs=1e-3)
+    assert line["first_audio_ms"] > 0 < line["rtf"]
+    same = [x for x in lines(daemon, "speech") if x.get("stream") == line["stream"]]
+    assert len(same) == 1
+
+
+def test_a_session_has_a_line_for_each_utterance_and_one_at_its_end(
+    daemon: Settings, spoken: int
+) -> None:
+    end = of(daemon, "scripted", event="session")
+    heard = of(daemon, "scripted", event="recognition", stream=end["stream"])
+    assert (heard["words"], heard["asked_for"]) == (2, True)  # "8000 samples"
+    assert 0 < heard["final_ms"] < 5_000
+    assert (end["audio_s"], end["utterances"]) == (1.0, 1)
+
+
+def test_failures_have_lines_too(daemon: Settings, spoken: int) -> None:
+    assert of(daemon, "scripted", outcome="EngineFailed")["queued_ms"] == 0
+    assert of(daemon, "scripted", outcome="UnknownVoice")["queued_ms"] is None
+
+
+def test_words_are_written_down_by_none_but_who_was_asked_to(daemon: Settings, spoken: int) -> None:
+    assert SECRET in of(daemon, "pair", event="synthesis", outcome="done", pieces=1)["text"]
+    assert of(daemon, "pair", event="recording")["text"] == "8000 samples"
+    of(daemon, "scripted", outcome="EngineFailed")
+    told = [
+        path.name
+        for path in Path(running_daemon(daemon).log).rglob("*")
+        if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+    assert told
+    assert all(name.startswith("utterances_pair_") for name in told), told
+
+
+def test_a_models_failure_keeps_its_traceback(daemon: Settings, spoken: int) -> None:
+    folder = Path(running_daemon(daemon).log) / "serve"
+    of(daemon, "scripted", outcome="EngineFailed")
+    said = "".join(path.read_text() for path in folder.glob("replica_scripted_TTS*.log"))
+    assert "RuntimeError (its message is left out)" in said
+    assert "scripted_engines.py" in said
+    assert "UnknownVoice" not in said  # of the caller's making: no traceback
+
+
+def test_what_was_spoken_and_heard_is_among_the_metrics(daemon: Settings, spoken: int) -> None:
+    session = Path(running_daemon(daemon).log).parent
+    (port_file,) = session.glob("metrics_export_port_*")
+    url = f"http://127.0.0.1:{port_file.read_text().strip()}/metrics"
+    histograms = (TTS.first_audio, TTS.rtf, TTS.queue_wait, ASR.final, ASR.rtf)
+    wanted = {f"ray_{metric.name}_bucket" for metric in histograms}
+    wanted |= {f"ray_{metric.name}_bucket" for metric in (TTS.engine.step, TTS.engine.batch)}
+    plain = (TTS.audio, TTS.aborted, TTS.engine.slots, TTS.engine.waiting, ASR.engine.slots)
+    wanted |= {f"ray_{metric.name}" for metric in plain}
+    deadline = time.monotonic() + 60
+    exported: set[str] = set()
+    while wanted - exported:
+        assert time.monotonic() < deadline, wanted - exported
+        time.sleep(0.2)  # Ray exports every few seconds, and tells nobody
+        text = urllib.request.urlopen(url, timeout=10).read().decode()
+        exported = {line.partition("{")[0] for line in text.splitlines()}
+    (slots,) = (
+        x
+        for x in text.splitlines()
+        if x.startswith(f"ray_{TTS.engine.slots.name}{{") and 'application="scripted"' in x
+    )
+    assert float(slots.split()[-1]) == 8
+    assert 'reason="EngineFailed"' in text
+    assert 'stage="sentence"' in text
