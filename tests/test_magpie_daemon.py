@@ -48,6 +48,19 @@ asyncio.run(main())
 """
 
 
+ACCEPT = """
+import asyncio, json
+from runtime.accept.speaking import every_language
+from runtime.client import SpeechClient
+
+async def main():
+    async with await SpeechClient.connect() as client:
+        print(json.dumps((await every_language(client)).as_json()))
+
+asyncio.run(main())
+"""
+
+
 @dataclass
 class Daemon:
     """A daemon, and the commands that see it."""
@@ -105,6 +118,14 @@ def test_every_language_and_voice_is_heard(daemon_with_magpie: Daemon) -> None:
     assert all(count >= 1024 and count % 1024 == 0 for count in heard.values()), heard
 
 
+def test_accepting_it_says_each_language(daemon_with_magpie: Daemon) -> None:
+    section = daemon_with_magpie.python("-c", ACCEPT)
+    spoken = [row["language"] for row in section["tables"]["Spoken"]]
+    assert sorted(spoken) == sorted(LANGUAGES)
+    # The weights are random: what they say has no end, and no meaning.
+    assert all(line["verdict"] in ("pass", "warn") for line in section["findings"]), section
+
+
 def test_what_cannot_be_asked_for_is_refused_by_name(
     daemon_with_magpie: Daemon, tmp_path: Path
 ) -> None:
@@ -117,9 +138,7 @@ def test_what_cannot_be_asked_for_is_refused_by_name(
 
 
 def test_the_normaliser_and_what_it_did_are_among_the_metrics(daemon_with_magpie: Daemon) -> None:
-    session = Path(daemon_with_magpie.speech("status")["log"]).parent
-    (port_file,) = session.glob("metrics_export_port_*")
-    url = f"http://127.0.0.1:{port_file.read_text().strip()}/metrics"
+    url = daemon_with_magpie.speech("status")["metrics"]
     wanted = ('event="tokens_padded"', 'normalizer="rules')  # "Hello." is short
     deadline = time.monotonic() + 60
     exported = ""

@@ -138,9 +138,7 @@ def test_a_daemon_with_room_for_one_of_two_replicas_serves_and_says_why(half_ful
 
 def test_the_leases_are_among_the_metrics(half_full: Daemon) -> None:
     half_full.serving()
-    session = Path(half_full.json("status")["log"]).parent
-    (port_file,) = session.glob("metrics_export_port_*")
-    url = f"http://127.0.0.1:{port_file.read_text().strip()}/metrics"
+    url = half_full.json("status")["metrics"]
 
     def exported() -> dict[str, float]:
         lines = urllib.request.urlopen(url, timeout=10).read().decode().splitlines()

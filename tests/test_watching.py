@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.cli.daemon import metrics_url
 from runtime.daemon import running_daemon
 from runtime.errors import EngineFailed, InvalidRequest
 from runtime.metrics import ASR, TTS
@@ -114,9 +115,8 @@ def test_a_models_failure_keeps_its_traceback(daemon: Settings, spoken: int) -> 
 
 
 def test_what_was_spoken_and_heard_is_among_the_metrics(daemon: Settings, spoken: int) -> None:
-    session = Path(running_daemon(daemon).log).parent
-    (port_file,) = session.glob("metrics_export_port_*")
-    url = f"http://127.0.0.1:{port_file.read_text().strip()}/metrics"
+    url = metrics_url(running_daemon(daemon))
+    assert url is not None
     histograms = (TTS.first_audio, TTS.rtf, TTS.queue_wait, ASR.final, ASR.rtf)
     wanted = {f"ray_{metric.name}_bucket" for metric in histograms}
     wanted |= {f"ray_{metric.name}_bucket" for metric in (TTS.engine.step, TTS.engine.batch)}

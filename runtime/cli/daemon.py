@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,15 @@ def _engines_of(replicas: Sequence[ReplicaInfo]) -> list[dict[str, Any]]:
     ]
 
 
+def metrics_url(record: DaemonRecord) -> str | None:
+    """Where Prometheus finds the metrics of this host's node; None where Ray has not said."""
+    for port_file in Path(record.log).parent.glob("metrics_export_port_*"):
+        with suppress(OSError):
+            host = record.address.rpartition(":")[0]
+            return f"http://{host}:{port_file.read_text().strip()}/metrics"
+    return None
+
+
 def _as_json(
     record: DaemonRecord, deployments: list[dict[str, Any]], processes: list[ProcessMemory]
 ) -> dict[str, Any]:
@@ -255,6 +264,7 @@ def _as_json(
         "python": record.python,
         "ray": record.ray,
         "log": record.log,
+        "metrics": metrics_url(record),
         "deployments": deployments,
         "processes": [
             {"pid": p.pid, "name": p.name, "resident_gib": _gib(p.resident_bytes)}
@@ -274,7 +284,10 @@ def _print_status(
         f"{_gib(_total(processes)):.2f} GiB",
         soft_wrap=True,
     )
-    console.print(f"[dim]logs: {record.log}[/]", soft_wrap=True)
+    where = f"logs: {record.log}"
+    if url := metrics_url(record):
+        where += f"; metrics: {url}"
+    console.print(f"[dim]{where}[/]", soft_wrap=True)
     if deployments:
         table = Table("deployment", "status", "replicas", "engine", "role", "in use", box=None)
         for row in deployments:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 import runtime
-from runtime.cli import bench, daemon, doctor, listen, memory, models, speak
+from runtime.cli import accept, bench, daemon, doctor, listen, memory, models, speak
 from runtime.cli.output import notes, print_json, quieten_ray
 from runtime.errors import SpeechError
 
@@ -30,6 +30,7 @@ app.command()(speak.say)
 app.command()(listen.transcribe)
 app.command()(speak.voices)
 app.command()(doctor.doctor)
+app.command()(accept.accept)
 app.add_typer(memory.app, name="memory")
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")

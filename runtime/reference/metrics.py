@@ -6,10 +6,18 @@ from runtime.metrics import ASR, MEMORY, TTS, Metric, declared
 from runtime.reference.markdown import GENERATED, table
 
 _HEAD = """
-Prometheus reads them from Ray's own endpoint on each node. Its port is in a file
-`session_latest/metrics_export_port_*` of the temporary folder (`SPEECH_TEMP_DIR`); in a cluster of
-several nodes Ray writes `prom_metrics_service_discovery.json` beside it, for Prometheus'
-`file_sd_configs`. Ray exports every few seconds.
+Prometheus reads them from Ray's own endpoint on each node: `speech status --json` says where, under
+`metrics`. The port is a free one, so it is another after each start; write it into a file for
+`file_sd_configs`:
+
+```sh
+speech status --json | python -c 'import json, sys
+print(json.dumps([{"targets": [json.load(sys.stdin)["metrics"].split("/")[2]]}]))' > speech.json
+```
+
+In a cluster that was started by `ray start` and joined by `--address`, Ray's dashboard keeps such a
+file of all nodes: `prom_metrics_service_discovery.json` in its temporary folder. Ray exports every
+few seconds.
 
 Each name has Ray's `ray_` before it. Metrics of replicas have the tags `application`, `deployment`
 and `replica` beside their own; those of the memory ledger come from the head's node, and say which
