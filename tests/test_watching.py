@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from runtime.admission import Admission, Limits
 from runtime.cli.daemon import metrics_url
 from runtime.daemon import running_daemon
+from runtime.engines.steps import StepLog
 from runtime.errors import EngineFailed, InvalidRequest
-from runtime.metrics import ASR, TTS
+from runtime.metrics import ASR, TTS, Metric
 from runtime.settings import Settings
+from runtime.speech import LoadReport, Step
 
 pytestmark = pytest.mark.cluster
 
@@ -137,3 +141,46 @@ def test_what_was_spoken_and_heard_is_among_the_metrics(daemon: Settings, spoken
     assert float(slots.split()[-1]) == 8
     assert 'reason="EngineFailed"' in text
     assert 'stage="sentence"' in text
+
+
+class Talkative:
+    """An engine that has counted and measured."""
+
+    counts: ClassVar[dict[str, int]] = {"fallback:eager step": 2, "chunks_cut_short": 1}
+
+    def __init__(self) -> None:
+        self.log = StepLog()
+        self.log.add("decode", 2.5, 16)
+
+    def take_steps(self) -> list[Step]:
+        return self.log.take()
+
+
+def test_what_an_engine_tells_is_exported_once(
+    daemon: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deployments import metrics as made
+
+    seen: list[tuple[str, float, dict[str, str]]] = []
+
+    class Recorder:
+        def __init__(self, metric: Metric) -> None:
+            def note(value: float, tags: dict[str, str]) -> None:
+                seen.append((metric.name, value, tags))
+
+            self.inc = self.set = self.observe = note
+
+    monkeypatch.setattr(made, "instrument", Recorder)
+    exporter = made.EngineExporter(ASR.engine, "talkative", {"mode": "live"})
+    engine, slots = Talkative(), Admission(3, "live recognition", Limits(0, 1.0))
+    for parked in (False, True):
+        asyncio.run(exporter.export(engine, LoadReport(0.0, 0.0), slots, parked=parked))
+    told = {name.removeprefix("speech_asr_"): (value, tags) for name, value, tags in seen}
+    live = {"mode": "live"}
+    assert told["fallbacks_total"] == (2, {**live, "fallback": "eager step"})
+    assert told["engine_events_total"] == (1, {**live, "event": "chunks_cut_short"})
+    assert told["step_ms"] == (2.5, {**live, "stage": "decode"})
+    assert told["batch_size"] == (16, {**live, "stage": "decode"})
+    assert told["slots"] == (0, live)  # parked
+    names = [name for name, _, _ in seen]
+    assert all(names.count(f"speech_asr_{once}") == 1 for once in ("fallbacks_total", "step_ms"))

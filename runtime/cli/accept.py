@@ -22,7 +22,7 @@ from runtime.bench.report import commit, device, versions
 from runtime.cli.output import VERDICTS, console, notes, print_json, working
 from runtime.config import config_label, find_config, read_config
 from runtime.daemon import DaemonRecord, is_starting, running_daemon
-from runtime.engines.trials.line import Line
+from runtime.engines.trials.line import Line, skipped
 from runtime.engines.trials.matrix import matrix
 from runtime.errors import DaemonUnavailable, InvalidRequest, SpeechError
 from runtime.memory.device import devices, read
@@ -49,7 +49,11 @@ def accept(
     max_wer: float = typer.Option(
         0.10, "--max-wer", min=0.0, help="Word errors per word of English that still pass."
     ),
-    trials: bool = typer.Option(True, help="Also try each checkpoint in a process of its own."),
+    trials: bool | None = typer.Option(
+        None,
+        "--trials/--no-trials",
+        help="Also try each checkpoint in a process of its own; by default unless a daemon runs.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the report's JSON object."),
 ) -> None:
     """Try all that only this machine and these weights can show, and write a report of it.
@@ -80,9 +84,13 @@ def accept(
     with working("checkpoints ...", quiet=as_json):
         models = needed(document, label)
         done(access_and_pull(models, settings, _hub, _silent, source))
-    if trials:
+    if trials or (trials is None and not running):
         with working("trying each checkpoint ...", quiet=as_json):
             done(Section("Trials", list(matrix(settings)), about="as `speech doctor --models`"))
+    elif trials is None:
+        # They take GiB that the ledger knows nothing of.
+        why = "a daemon runs, whose memory it would take; give --trials if there is enough"
+        done(Section("Trials", [skipped("checkpoints", "tried", why)]))
     done(on_paper(document, label))
     with ExitStack() as stack:
         if sections[0].verdict == "fail":
