@@ -44,6 +44,16 @@ $(VENV)/.test: $(VENV)/.run $(INPUTS)
 	$(PIP) install --quiet -c constraints.txt -e '.[embedded,nemo,dev]'
 	@touch $@
 
+.PHONY: docs
+docs: $(VENV)/.docs  ## the site, strictly, into build/site; its reference pages from the code first
+	$(BIN)/python -m runtime.reference docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+$(VENV)/.docs: $(VENV)/.run $(INPUTS)
+	$(PIP) install --quiet -c constraints.txt -e '.[embedded,docs]'
+	@touch $@
+
 .PHONY: benchmarks-page
 benchmarks-page: $(VENV)/.test  ## docs/benchmarks.md from the reports in docs/benchmarks
 	$(BIN)/python -m runtime.bench.page docs

@@ -83,8 +83,10 @@ class TtsArgs(SynthesizerArgs):
 class AsrArgs(_Args):
     """The ASR deployment: one engine for live streams, one for files, or the same for both."""
 
-    live: RecognizerArgs | None = None
-    file: RecognizerArgs | None = None
+    live: RecognizerArgs | None = Field(
+        default=None, description="The engine for sessions; partial transcripts early."
+    )
+    file: RecognizerArgs | None = Field(default=None, description="The engine for recordings.")
     deployment_config: dict[str, Any] = Field(
         default_factory=dict, description="Serve's own options, passed through."
     )
@@ -99,9 +101,11 @@ class AsrArgs(_Args):
 class SpeechAppArgs(_Args):
     """Arguments of ``deployments.app:build_app``."""
 
-    asr: AsrArgs | None = None
-    tts: TtsArgs | None = None
-    memory: MemoryPolicy = MemoryPolicy()
+    asr: AsrArgs | None = Field(default=None, description="Recognition; left out, there is none.")
+    tts: TtsArgs | None = Field(default=None, description="Synthesis; left out, there is none.")
+    memory: MemoryPolicy = Field(
+        default=MemoryPolicy(), description="Who else is on the device, and what stays free."
+    )
 
     @model_validator(mode="after")
     def _does_something(self) -> SpeechAppArgs:

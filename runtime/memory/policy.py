@@ -102,7 +102,9 @@ class Floors(_Args):
 class MemoryPolicy(_Args):
     """Who else lives on the device, and what stays free."""
 
-    neighbours: tuple[Neighbour, ...] = ()
+    neighbours: tuple[Neighbour, ...] = Field(
+        default=(), description="Who else allocates on the device, such as vLLM."
+    )
     host_reserve_gib: _Size | None = Field(
         default=None,
         description="For the system and Ray itself. By default 8 on unified memory, 0.5 of "
@@ -112,7 +114,9 @@ class MemoryPolicy(_Args):
         default=None,
         description="What `slots: auto` leaves free. By default 4 on unified memory, else 0.",
     )
-    floors: Floors = Floors()
+    floors: Floors = Field(
+        default=Floors(), description="How little may be available before sessions are refused."
+    )
     priority: tuple[str, ...] = Field(
         default=("TTS", "ASR"),
         description="Deployments, the most important first; the last one parks first.",

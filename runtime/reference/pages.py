@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runtime.reference import metrics
+from runtime.reference import commands, configuration, metrics
 
-PAGES: Mapping[str, Callable[[], str]] = {"metrics.md": metrics.page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "configuration.md": configuration.page,
+    "commands.md": commands.page,
+    "metrics.md": metrics.page,
+}
