@@ -45,14 +45,17 @@ $(VENV)/.test: $(VENV)/.run $(INPUTS)
 	@touch $@
 
 .PHONY: docs
-docs: $(VENV)/.docs  ## the site, strictly, into build/site; its reference pages from the code first
-	$(BIN)/python -m runtime.reference docs
+docs: $(VENV)/.docs  ## the site, strictly, into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
 $(VENV)/.docs: $(VENV)/.run $(INPUTS)
 	$(PIP) install --quiet -c constraints.txt -e '.[embedded,docs]'
 	@touch $@
+
+.PHONY: reference-pages
+reference-pages: $(VENV)/.run  ## docs/reference from the code; a test compares them
+	$(BIN)/python -m runtime.reference docs
 
 .PHONY: benchmarks-page
 benchmarks-page: $(VENV)/.test  ## docs/benchmarks.md from the reports in docs/benchmarks

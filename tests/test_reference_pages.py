@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_what_the_code_says(name: str) -> None:
     written = (FOLDER / name).read_text(encoding="utf-8")
-    assert written == PAGES[name](), "run: python -m runtime.reference docs"
+    assert written == PAGES[name](), "run: make reference-pages"
 
 
 def test_there_are_no_other_pages() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-GENERATED = "*Generated from the code by `python -m runtime.reference docs`: edit that, not this.*"
+GENERATED = "*Generated from the code by `make reference-pages`: edit that, not this.*"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
