@@ -81,7 +81,8 @@ class LedgerClient:
             async with asyncio.timeout(_ANSWER_S):
                 return await self._actor.call(method, *arguments)
         except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
-            raise DaemonUnavailable(f"The memory ledger does not answer: {error}") from error
+            why = str(error) or f"nothing came within {_ANSWER_S:g} s"
+            raise DaemonUnavailable(f"The memory ledger does not answer: {why}") from error
 
 
 @asynccontextmanager

@@ -21,8 +21,8 @@ few seconds.
 
 Each name has Ray's `ray_` before it. Metrics of replicas have the tags `application`, `deployment`
 and `replica` beside their own; those of the memory ledger come from the head's node, and say which
-node they are of. A histogram is `_bucket`, `_sum` and `_count`. Counters also appear as a gauge
-without `_total`, which Ray keeps for old dashboards.
+node they are of. A histogram is `_bucket`, `_sum` and `_count`. A metric appears with its first
+value: a counter that is not there is 0, so write `rate(...) or vector(0)` where that matters.
 """
 
 
