@@ -223,7 +223,13 @@ def running_daemon(settings: Settings) -> DaemonRecord:
         raise DaemonUnavailable(
             f"A daemon is starting in {settings.state_dir}; ask again in a few seconds."
         )
-    if record is None or not held or not is_alive(record.pid):
+    if record is not None and held and not is_alive(record.pid):
+        raise DaemonUnavailable(
+            f"A daemon holds {settings.state_dir}, but its process {record.pid} cannot be seen "
+            "from here: it has just ended (start another with `speech up`), or runs in a container "
+            "whose processes this one does not share (see docs/deployment.md)."
+        )
+    if record is None or not held:
         raise DaemonUnavailable(
             f"No daemon is running (looked in {settings.state_dir}). Start one with `speech up` "
             "or `make run`."

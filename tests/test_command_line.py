@@ -73,6 +73,8 @@ def test_voices_and_status_answer_people_and_programs(speech, daemon) -> None:
     }
     assert status["resident_gib"] > 0.3
     assert "hibari" in speech("status", settings=daemon).out
+    health = speech("status", "--health", "--json", settings=daemon)
+    assert (health.code, health.json) == (0, {"healthy": True}), health.err
 
 
 def test_doctor_passes_on_this_machine_and_sees_the_daemon(speech, daemon) -> None:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runtime.cli.head import Progress, running, wait_for_signal
+from runtime.cli.health import check_health, reporting
 from runtime.cli.output import console, notes, print_json, working
 from runtime.config import config_label, find_config, read_config, speech_applications
 from runtime.daemon import DaemonRecord, is_alive, read_record, running_daemon, sole_daemon
@@ -74,6 +75,7 @@ def up(
                     on_shortage=warn,
                 )
             )
+        daemon.enter_context(reporting(settings))
         if first_words is not None:
             from runtime.cli.first_words import exchange
 
@@ -152,10 +154,20 @@ def down() -> None:
     notes.print("stopped")
 
 
-def status(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
+def status(
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    health: bool = typer.Option(
+        False, "--health", help="Only whether all deployments serve: exit code 0, or 4 and why not."
+    ),
+) -> None:
     """Show the daemon, its deployments and what its processes hold of memory."""
     import asyncio
 
+    if health:
+        check_health(Settings())
+        if as_json:
+            print_json({"healthy": True})
+        return
     record = running_daemon(Settings())
     processes = sorted(process_tree(record.pid), key=lambda p: -(p.resident_bytes or 0))
     deployments: list[dict[str, Any]] = []
