@@ -238,3 +238,5 @@ def test_the_environments_ptxas_comes_first(
     assert "missing" in triton.ptxas()
     (tmp_path / "ptxas").touch()
     assert triton.ptxas() == f"{tmp_path / 'ptxas'} ({triton.PTXAS})"
+    monkeypatch.setenv(triton.PTXAS_BLACKWELL, str(tmp_path / "newer"))
+    assert triton.ptxas().endswith(f"newer ({triton.PTXAS_BLACKWELL}), missing")

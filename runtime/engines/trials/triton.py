@@ -14,6 +14,9 @@ from runtime.engines.trials.line import Outcome
 PTXAS = "TRITON_PTXAS_PATH"
 """The variable that names a ptxas instead of Triton's own."""
 
+PTXAS_BLACKWELL = "TRITON_PTXAS_BLACKWELL_PATH"
+"""The same for GPUs from Blackwell on, GB10 among them: Triton 3.7 has a ptxas of theirs."""
+
 _COUNT = 1000
 
 
@@ -44,14 +47,21 @@ def run_kernel(options: Mapping[str, Any]) -> Iterator[Outcome]:
     if torch.equal(out, x + y):
         yield Outcome("pass", f"{found}; a kernel compiles and adds")
     else:
-        mend = f"install the Triton that this torch names, or point {PTXAS} to the toolkit's ptxas"
+        mend = (
+            f"install the Triton that this torch names, or point {PTXAS} (from Blackwell on "
+            f"{PTXAS_BLACKWELL}) to the toolkit's ptxas"
+        )
         yield Outcome("fail", f"{found}; a kernel gives wrong sums", mend)
 
 
 def ptxas() -> str:
     """Where it is, or that there is none: the environment's, Triton's own, the toolkit's."""
-    if named := os.environ.get(PTXAS):
-        return f"{named} ({PTXAS})" if Path(named).is_file() else f"{named} ({PTXAS}), missing"
+    named = [(os.environ[name], name) for name in (PTXAS, PTXAS_BLACKWELL) if os.environ.get(name)]
+    if named:
+        return "; ".join(
+            f"{path} ({name})" + ("" if Path(path).is_file() else ", missing")
+            for path, name in named
+        )
     spec = find_spec("triton")
     for root in (spec.submodule_search_locations if spec else None) or ():
         own = sorted(Path(root, "backends", "nvidia", "bin").glob("ptxas*"))
