@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -70,29 +71,42 @@ def listeners(pid: int) -> set[tuple[str, int]]:
     return found
 
 
-def test_up_say_and_down_in_a_folder_with_nothing_but_a_wheel(own, tmp_path, shell) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT],
-        check=True,
-        capture_output=True,
-    )
+def test_doctor_and_an_exchange_with_nothing_but_a_wheel_made_of_the_source_archive(
+    own, tmp_path, shell
+) -> None:
+    build = [sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path, ROOT]
+    subprocess.run(build, check=True, capture_output=True)
+    assert len(list(tmp_path.glob("*.tar.gz"))) == 1
     (wheel,) = tmp_path.glob("*.whl")
-    site, empty = tmp_path / "site", tmp_path / "empty"
+    # An environment of its own, with what the wheel depends on but not this checkout.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, wheel], check=True)
+    empty = tmp_path / "empty"
     empty.mkdir()
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel],
-        check=True,
-    )
-    environment = shell | place(own) | {"PYTHONPATH": str(site)}
-    where = [sys.executable, "-c", "import runtime; print(runtime.__file__)"]
-    found = subprocess.run(where, env=environment, cwd=empty, capture_output=True, text=True)
-    assert found.stdout.startswith(str(site))
-    up = [sys.executable, "-m", "runtime.cli.main", "up", "--once", "--first-words", "hello.wav"]
+
+    def run(*command: str | Path) -> str:
+        environment = {key: value for key, value in shell.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            list(map(str, command)),
+            env=environment | place(own),
+            cwd=empty,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert str(site) in run(python, "-c", "import runtime; print(runtime.__file__)")
+    speech = python.with_name("speech")
+    assert json.loads(run(speech, "doctor", "--json"))["ok"] is True
     started = time.monotonic()
-    done = subprocess.run(up, env=environment, cwd=empty, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "said" in done.stdout
-    assert "heard" in done.stdout
+    said = run(speech, "up", "--once", "--first-words", "hello.wav")
+    assert "said" in said
+    assert "heard" in said
     assert soundfile.info(empty / "hello.wav").duration > 2
     assert time.monotonic() - started < 90
 
