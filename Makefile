@@ -60,3 +60,13 @@ reference-pages: $(VENV)/.run  ## docs/reference from the code; a test compares 
 .PHONY: benchmarks-page
 benchmarks-page: $(VENV)/.test  ## docs/benchmarks.md from the reports in docs/benchmarks
 	$(BIN)/python -m runtime.bench.page docs
+
+.PHONY: image-check image-lock dist
+image-check: $(VENV)/.test  ## the images without building one: linters, locks for arm64 and x86-64
+	sh image/check.sh $(BIN)/python
+
+image-lock: $(VENV)/.test  ## image/*.lock anew, of the versions in constraints.txt
+	$(BIN)/python image/lock.py
+
+dist: $(VENV)/.test  ## wheel and source archive in dist/
+	$(BIN)/python -m build --no-isolation
