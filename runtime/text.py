@@ -185,7 +185,7 @@ def _stop_belongs_to_word(text: str, start: int, dot: int, lead: int, rules: Abb
 
 # --- pieces of a size that a voice takes at once ---
 
-_CLAUSE_END = re.compile(r"""[,;:]["'”’»)\]]*+(?=\s)|—|–(?=\s)|[、，；：]""")
+CLAUSE_END = re.compile(r"""[,;:]["'”’»)\]]*+(?=\s)|—|–(?=\s)|[、，；：]""")
 _LEADING_MARKS = frozenset("\"'“‘„‚«‹「『【（《([{¿¡—–-")
 _ZERO_WIDTH_JOINER = "\u200d"
 
@@ -253,7 +253,7 @@ def _cut(text: str, start: int, max_chars: int) -> int:
     """Find where to cut a sentence that goes on for more than max_chars after start."""
     limit = start + max_chars
     clause = start
-    for mark in _CLAUSE_END.finditer(text, start + max_chars // 2, limit + 1):
+    for mark in CLAUSE_END.finditer(text, start + max_chars // 2, limit + 1):
         clause = mark.end() if mark.end() <= limit else clause
     if clause > start:
         return clause

@@ -95,6 +95,11 @@ class SpeechClient:
             self._calls = {}
             await self._attachment.detach()
 
+    @property
+    def connected(self) -> bool:
+        """False once this client was closed, or the daemon it is connected to has ended."""
+        return not self._closed and not self._attachment.ended
+
     async def __aenter__(self) -> Self:
         return self
 

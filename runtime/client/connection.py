@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from runtime.client import replicas
@@ -317,10 +318,8 @@ async def deployments(application: str, attachment: Attachment) -> dict[str, Dep
     Raises:
         DaemonUnavailable: The cluster runs no speech application.
     """
-    from ray import serve
-
-    from runtime.client.calls import DeploymentCalls
-
+    # Imports of a second, and a bot's loop may have calls on it already.
+    serve, calls = await asyncio.to_thread(_import_serve)
     # Serve logs its own progress into the caller's terminal. Set the level again after
     # connecting to hear it.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -336,5 +335,14 @@ async def deployments(application: str, attachment: Attachment) -> dict[str, Dep
         )
     names = [name for name in (ASR_DEPLOYMENT, TTS_DEPLOYMENT) if name in running.deployments]
     return {
-        name: DeploymentCalls(attachment.handle(name, application), attachment) for name in names
+        name: calls.DeploymentCalls(attachment.handle(name, application), attachment)
+        for name in names
     }
+
+
+def _import_serve() -> tuple[ModuleType, ModuleType]:
+    from ray import serve
+
+    from runtime.client import calls
+
+    return serve, calls

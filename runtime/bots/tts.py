@@ -1,0 +1,224 @@
+"""A bot's mouth: synthesis through the daemon, as a Pipecat service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipecat.frames.frames import Frame, StartFrame, TTSAudioRawFrame, TTSStoppedFrame
+from pipecat.services.settings import TTSSettings
+from pipecat.services.tts_service import TextAggregationMode, TTSService
+from pipecat.utils.tracing.service_decorators import traced_tts
+from pipecat.utils.types import NOT_GIVEN, NotGiven
+
+from runtime.bots.clauses import ClauseAggregator
+from runtime.bots.line import Line, category, line_to
+from runtime.errors import SpeechError
+from runtime.settings import Settings as DaemonSettings
+from runtime.speakable import has_speech
+from runtime.speech import SynthesisRequest
+
+_ENOUGH_S = 1.0  # with less audio than this still to be played, a clause is spoken at once
+_SILENT_S = 60.0  # longer than any takeover: what is said ends when we say so
+
+
+@dataclass
+class ServeTTSSettings(TTSSettings):
+    """What can be changed during a call, by ``TTSUpdateSettingsFrame``; the next piece has it.
+
+    Parameters:
+        model: The speech application of the daemon that speaks, ``speech`` if None.
+        voice: A voice's name; None takes the engine's default.
+        blend: Voices and their weights, which sum to 1, instead of one voice; where the
+            engine can.
+        language: BCP 47 tag; None takes the voice's.
+        normalise: Read numbers, dates and currency as words.
+        speed: 1.0 is the voice's own pace, 2.0 twice as fast, where the engine can.
+        seed: Makes the audio repeatable, where the engine can; None draws one.
+        lead_s: Seconds of audio that may be synthesised ahead of what is played. Less is
+            wasted when the user interrupts; None makes it as fast as the engine can.
+        speak_by: What of an LLM's text is spoken at once. ``clause``: a clause where the
+            listener would otherwise hear nothing, else whole sentences. ``sentence``: whole
+            sentences.
+    """
+
+    blend: Mapping[str, float] | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    normalise: bool | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    speed: float | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+    seed: int | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    lead_s: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    speak_by: Literal["clause", "sentence"] | NotGiven = field(default_factory=lambda: NOT_GIVEN)
+
+
+class ServeTTSService(TTSService):
+    """Synthesis by the daemon's TTS deployment.
+
+    Text comes token by token from an LLM, or whole in a ``TTSSpeakFrame``. An interruption
+    ends the replica's work within one step of its engine. The text frame of each piece
+    follows its audio, so that the context holds what was heard.
+    """
+
+    Settings = ServeTTSSettings
+    _settings: ServeTTSSettings
+
+    def __init__(
+        self,
+        *,
+        daemon: DaemonSettings | None = None,
+        address: str | None = None,
+        settings: ServeTTSSettings | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Nothing is connected before the pipeline starts.
+
+        Args:
+            daemon: Where the daemon is found; by default read from the environment.
+            address: As for ``SpeechClient.connect``.
+            settings: What differs from the defaults: the engine's voice and pace, normalised
+                text, clauses, 5 s of lead.
+            **kwargs: For ``TTSService``. Audio has the pipeline's output rate, or
+                ``sample_rate``.
+        """
+        complete = ServeTTSSettings(
+            model=None,
+            voice=None,
+            language=None,
+            blend=None,
+            normalise=True,
+            speed=1.0,
+            seed=None,
+            lead_s=5.0,
+            speak_by="clause",
+        )
+        if settings is not None:
+            complete.apply_update(settings)
+        # Silence is an outage's doing, and must not end the service: it speaks again after it.
+        kwargs = {
+            "stop_frame_timeout_s": _SILENT_S,
+            "max_consecutive_zero_audio_contexts": 0,
+        } | kwargs
+        super().__init__(
+            settings=complete,
+            text_aggregation_mode=TextAggregationMode.SENTENCE,
+            push_start_frame=True,
+            push_stop_frames=True,
+            **kwargs,
+        )
+        self._text_aggregator = ClauseAggregator(
+            self._listener_waits, self.text_aggregation_language
+        )
+        self.add_text_transformer(_only_speech)
+        self._daemon = daemon
+        self._address = address
+        self._plays_until = 0.0  # by the monotonic clock
+        self._connecting: asyncio.Task[None] | None = None
+
+    def can_generate_metrics(self) -> bool:
+        """Yes: TTFB, processing time, and characters."""
+        return True
+
+    async def start(self, frame: StartFrame) -> None:
+        """Connect meanwhile, so that the first words need not wait for it."""
+        await super().start(frame)
+        self._connecting = self.create_task(self._connect(), "connect")
+
+    async def cleanup(self) -> None:
+        """Free what is left."""
+        await super().cleanup()
+        if self._connecting is not None:
+            await self.cancel_task(self._connecting)
+            self._connecting = None
+
+    async def _connect(self) -> None:
+        try:
+            await self._line().client()
+        except SpeechError as error:
+            await self._report(error)
+        else:
+            await self._call_event_handler("on_connected")
+
+    def _line(self) -> Line:
+        return line_to(self._daemon, self._address, self._settings.model or None)
+
+    async def _report(self, error: SpeechError) -> None:
+        await self._call_event_handler("on_connection_error", str(error))
+        await self.push_error(str(error), exception=error, category=category(error))
+
+    @traced_tts
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        """Speak a piece of text into its audio context.
+
+        Args:
+            text: A clause, a sentence, or more.
+            context_id: The turn that it belongs to.
+
+        Yields:
+            None: audio goes straight to the context.
+        """
+        try:
+            await self._wait_for_playback()
+            await self.start_tts_usage_metrics(text)
+            client = await self._line().client()
+            stream = client.synthesize(self._request(text), sample_rate=self.sample_rate)
+            async with stream:  # an interruption cancels this task, and with it the replica's work
+                async for chunk in stream:
+                    if not chunk.pcm:
+                        continue
+                    audio = TTSAudioRawFrame(chunk.pcm, chunk.sample_rate, 1, context_id=context_id)
+                    await self.append_to_audio_context(context_id, audio)
+                    self._played_later(chunk.samples / chunk.sample_rate)
+                    if not chunk.end:
+                        await self._wait_for_playback()
+        except SpeechError as error:
+            await self._report(error)
+        yield None
+
+    def _request(self, text: str) -> SynthesisRequest:
+        settings = self._settings
+        voice = settings.voice
+        if settings.blend:
+            voice = "+".join(f"{name}:{weight!r}" for name, weight in settings.blend.items())
+        return SynthesisRequest(
+            text,
+            voice=voice or None,
+            language=str(settings.language) if settings.language else None,
+            normalise=bool(settings.normalise),
+            seed=settings.seed,
+            speed=settings.speed,
+        )
+
+    # --- how far ahead of the listener we are --------------------------------
+
+    def _played_later(self, seconds: float) -> None:
+        self._plays_until = max(self._plays_until, time.monotonic()) + seconds
+
+    async def _wait_for_playback(self) -> None:
+        if self._settings.lead_s is not None:
+            ahead = self._plays_until - time.monotonic() - self._settings.lead_s
+            if ahead > 0:
+                await asyncio.sleep(ahead)
+
+    def _listener_waits(self) -> bool:
+        ahead = self._plays_until - time.monotonic()
+        return self._settings.speak_by == "clause" and ahead < _ENOUGH_S
+
+    # --- what becomes of a context -------------------------------------------
+
+    async def flush_audio(self, context_id: str | None = None) -> None:
+        """No more text comes: end the context once its audio has been played."""
+        if context_id is not None and self.audio_context_available(context_id):
+            await self.append_to_audio_context(context_id, TTSStoppedFrame(context_id=context_id))
+            await self.remove_audio_context(context_id)
+
+    async def on_audio_context_interrupted(self, context_id: str) -> None:
+        """Nothing is played any more."""
+        self._plays_until = 0.0
+        await super().on_audio_context_interrupted(context_id)
+
+
+async def _only_speech(text: str, text_type: str) -> str:
+    """Leave out what has no sound, such as an emoji alone: it is no error of a bot's."""
+    return text if has_speech(text) else ""
