@@ -94,6 +94,12 @@ async def connect(
     await line_to(settings, address, application).client()
 
 
+async def engine_name(client: SpeechClient, deployment: str) -> str:
+    """The engine that serves a bot's calls, for its metrics."""
+    engines = (await client.info())[deployment].engines
+    return next((e.name for e in engines if e.role == "live"), engines[0].name)
+
+
 async def disconnect() -> None:
     """Leave all daemons; services that go on connect again."""
     for line in tuple(_lines.values()):

@@ -19,6 +19,7 @@ from pipecat.frames.frames import (
     TranscriptionFrame,
     VADUserStoppedSpeakingFrame,
 )
+from pipecat.metrics.metrics import MetricsData
 from pipecat.services.settings import STTSettings
 from pipecat.services.stt_service import STTService
 from pipecat.transcriptions.language import Language
@@ -26,8 +27,9 @@ from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 
-from runtime.bots.line import Line, category, line_to
+from runtime.bots.line import Line, category, engine_name, line_to
 from runtime.client import RecognitionSession
+from runtime.config import ASR_DEPLOYMENT
 from runtime.errors import InvalidRequest, Overloaded, SpeechError
 from runtime.settings import Settings as DaemonSettings
 from runtime.speech import FinalTranscript, PartialTranscript, RecognitionOptions
@@ -208,8 +210,10 @@ class ServeSTTService(STTService):
                     pause_s = 0.0
                     self._settled.set()
                     await self._call_event_handler("on_connected")
-                    if await self._converse(session):
-                        return
+                    model = await engine_name(client, ASR_DEPLOYMENT)
+                    self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
+                    await self._converse(session)
+                    return
             except SpeechError as error:
                 if not pause_s:  # once an outage
                     await self._report(error)
@@ -221,8 +225,8 @@ class ServeSTTService(STTService):
                     pause_s = max(pause_s, error.retry_after_s)
                 await asyncio.sleep(pause_s)
 
-    async def _converse(self, session: RecognitionSession) -> bool:
-        """Push audio and pass on what was heard; True once the call has ended."""
+    async def _converse(self, session: RecognitionSession) -> None:
+        """Push audio and pass on what was heard, until the call ends."""
         pushing = self.create_task(self._push(session), "push")
         try:
             async for event in session:
@@ -233,7 +237,6 @@ class ServeSTTService(STTService):
         finally:
             for task in (pushing, *self._finals):
                 await self.cancel_task(task)
-        return True
 
     async def _push(self, session: RecognitionSession) -> None:
         while True:

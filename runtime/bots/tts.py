@@ -8,20 +8,25 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from pipecat.frames.frames import Frame, StartFrame, TTSAudioRawFrame, TTSStoppedFrame
+from pipecat.metrics.metrics import MetricsData
 from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TextAggregationMode, TTSService
 from pipecat.utils.tracing.service_decorators import traced_tts
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 
 from runtime.bots.clauses import ClauseAggregator
-from runtime.bots.line import Line, category, line_to
+from runtime.bots.line import Line, category, engine_name, line_to
+from runtime.config import TTS_DEPLOYMENT
 from runtime.errors import SpeechError
 from runtime.settings import Settings as DaemonSettings
 from runtime.speakable import has_speech
-from runtime.speech import SynthesisRequest
+from runtime.speech import AudioChunk, SynthesisRequest
 
 _ENOUGH_S = 1.0  # with less audio than this still to be played, a clause is spoken at once
+_SILENCE = 104  # of 32,767: -50 dBFS
+_ONSET_S = 0.03  # kept before the first sound: consonants begin softly
 _SILENT_S = 60.0  # longer than any takeover: what is said ends when we say so
 
 
@@ -38,6 +43,8 @@ class ServeTTSSettings(TTSSettings):
         normalise: Read numbers, dates and currency as words.
         speed: 1.0 is the voice's own pace, 2.0 twice as fast, where the engine can.
         seed: Makes the audio repeatable, where the engine can; None draws one.
+        trim: Leave out the silence before the first sound of a reply, some tenths of a second
+            with some engines: the listener waits through it.
         lead_s: Seconds of audio that may be synthesised ahead of what is played. Less is
             wasted when the user interrupts; None makes it as fast as the engine can.
         speak_by: What of an LLM's text is spoken at once. ``clause``: a clause where the
@@ -49,6 +56,7 @@ class ServeTTSSettings(TTSSettings):
     normalise: bool | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     speed: float | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     seed: int | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
+    trim: bool | NotGiven = field(default_factory=lambda: NOT_GIVEN)
     lead_s: float | NotGiven | None = field(default_factory=lambda: NOT_GIVEN)
     speak_by: Literal["clause", "sentence"] | NotGiven = field(default_factory=lambda: NOT_GIVEN)
 
@@ -78,7 +86,7 @@ class ServeTTSService(TTSService):
             daemon: Where the daemon is found; by default read from the environment.
             address: As for ``SpeechClient.connect``.
             settings: What differs from the defaults: the engine's voice and pace, normalised
-                text, clauses, 5 s of lead.
+                text, no silence before it, clauses, 5 s of lead.
             **kwargs: For ``TTSService``. Audio has the pipeline's output rate, or
                 ``sample_rate``.
         """
@@ -90,6 +98,7 @@ class ServeTTSService(TTSService):
             normalise=True,
             speed=1.0,
             seed=None,
+            trim=True,
             lead_s=5.0,
             speak_by="clause",
         )
@@ -114,6 +123,7 @@ class ServeTTSService(TTSService):
         self._daemon = daemon
         self._address = address
         self._plays_until = 0.0  # by the monotonic clock
+        self._sounding: str | None = None  # the context that was last heard
         self._connecting: asyncio.Task[None] | None = None
 
     def can_generate_metrics(self) -> bool:
@@ -123,18 +133,34 @@ class ServeTTSService(TTSService):
     async def start(self, frame: StartFrame) -> None:
         """Connect meanwhile, so that the first words need not wait for it."""
         await super().start(frame)
-        self._connecting = self.create_task(self._connect(), "connect")
+        self._begin_to_connect()
 
     async def cleanup(self) -> None:
         """Free what is left."""
         await super().cleanup()
+        await self._stop_connecting()
+
+    async def _update_settings(self, delta: TTSSettings) -> dict[str, Any]:
+        """Apply a change; the next piece is spoken with it."""
+        changed: dict[str, Any] = await super()._update_settings(delta)
+        if "model" in changed:
+            await self._stop_connecting()
+            self._begin_to_connect()
+        return changed
+
+    def _begin_to_connect(self) -> None:
+        self._connecting = self.create_task(self._connect(), "connect")
+
+    async def _stop_connecting(self) -> None:
         if self._connecting is not None:
             await self.cancel_task(self._connecting)
             self._connecting = None
 
     async def _connect(self) -> None:
         try:
-            await self._line().client()
+            client = await self._line().client()
+            model = await engine_name(client, TTS_DEPLOYMENT)
+            self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
         except SpeechError as error:
             await self._report(error)
         else:
@@ -165,16 +191,26 @@ class ServeTTSService(TTSService):
             stream = client.synthesize(self._request(text), sample_rate=self.sample_rate)
             async with stream:  # an interruption cancels this task, and with it the replica's work
                 async for chunk in stream:
-                    if not chunk.pcm:
-                        continue
-                    audio = TTSAudioRawFrame(chunk.pcm, chunk.sample_rate, 1, context_id=context_id)
-                    await self.append_to_audio_context(context_id, audio)
-                    self._played_later(chunk.samples / chunk.sample_rate)
+                    if pcm := self._audible(chunk, context_id):
+                        audio = TTSAudioRawFrame(pcm, chunk.sample_rate, 1, context_id=context_id)
+                        await self.append_to_audio_context(context_id, audio)
+                        self._played_later(len(pcm) / 2 / chunk.sample_rate)
                     if not chunk.end:
                         await self._wait_for_playback()
         except SpeechError as error:
             await self._report(error)
+        except Exception as error:  # or the context would stay open, and the bot mute
+            await self.push_error(f"{self} failed: {error!r}", exception=error)
         yield None
+
+    def _audible(self, chunk: AudioChunk, context_id: str) -> bytes:
+        """The chunk's PCM16, without the silence before the first sound of its context."""
+        if self._sounding == context_id or not self._settings.trim:
+            return chunk.pcm
+        kept = sound(chunk.pcm, chunk.sample_rate)
+        if kept:
+            self._sounding = context_id
+        return kept
 
     def _request(self, text: str) -> SynthesisRequest:
         settings = self._settings
@@ -217,6 +253,14 @@ class ServeTTSService(TTSService):
         """Nothing is played any more."""
         self._plays_until = 0.0
         await super().on_audio_context_interrupted(context_id)
+
+
+def sound(pcm: bytes, sample_rate: int) -> bytes:
+    """PCM16 from shortly before its first sound on; empty if it is silent throughout."""
+    loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2").astype(np.int32)) > _SILENCE)
+    if not loud.size:
+        return b""
+    return pcm[2 * max(0, int(loud[0]) - round(_ONSET_S * sample_rate)) :]
 
 
 async def _only_speech(text: str, text_type: str) -> str:
