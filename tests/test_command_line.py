@@ -168,7 +168,15 @@ def test_bench_reports_every_figure_with_its_circumstances(speech, daemon) -> No
         assert row["x_realtime"] > 0
         assert {"rtf", "underruns", "peak_gib"} <= set(row)
     turn = speech(
-        "bench", "turn", "--streams", "1", "--utterances", "1", "--json", settings=daemon
+        "bench",
+        "turn",
+        "--streams",
+        "1",
+        "--utterances",
+        "1",
+        "--json",
+        "--no-pipeline",
+        settings=daemon,
     ).json
     assert turn["rows"][0]["turn_ms"]["p50"] > 200
     scores = speech("bench", "wer", AUDIO / "manifest.json", "--json", settings=daemon).json

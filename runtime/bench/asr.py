@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from runtime.audio import pcm16_to_float32, resample
+from runtime.audio import float32_to_pcm16, pcm16_to_float32, resample
 from runtime.bench.corpus import SENTENCES, TEN_WORDS
 from runtime.bench.load import closed_loop, peak_memory
 from runtime.bench.report import distribution
 from runtime.bench.wer import word_error_rate
 from runtime.client import SpeechClient
-from runtime.speech import RecognitionOptions, Recognizer
+from runtime.speech import AudioChunk, RecognitionOptions, Recognizer
 
 SAMPLE_RATE = 16_000
 BLOCK_S = 0.08
@@ -53,13 +53,15 @@ async def spoken_clips(client: SpeechClient, texts: Sequence[str] = SENTENCES) -
     for text in texts:
         async with client.synthesize(text, seed=0) as stream:
             chunks = [chunk async for chunk in stream]
-        speech = pcm16_to_float32(b"".join(chunk.pcm for chunk in chunks))
-        samples = resample(speech, chunks[0].sample_rate, SAMPLE_RATE)
-        silence = bytes(2 * int(TAIL_S * SAMPLE_RATE))
-        from runtime.audio import float32_to_pcm16
-
-        clips.append(Clip(text, float32_to_pcm16(samples) + silence))
+        clips.append(clip_of(text, chunks))
     return clips
+
+
+def clip_of(text: str, chunks: Sequence[AudioChunk]) -> Clip:
+    """An utterance as a clip, with the silence after it that a bot's VAD waits for."""
+    speech = pcm16_to_float32(b"".join(chunk.pcm for chunk in chunks))
+    samples = resample(speech, chunks[0].sample_rate, SAMPLE_RATE)
+    return Clip(text, float32_to_pcm16(samples) + bytes(2 * int(TAIL_S * SAMPLE_RATE)))
 
 
 async def sweep(

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from runtime.bench.asr import TAIL_S, Clip, push_live, spoken_clips
+from runtime.bench.asr import TAIL_S, Clip, clip_of, push_live, spoken_clips
+from runtime.bench.corpus import SENTENCES
 from runtime.bench.load import closed_loop, peak_memory
 from runtime.bench.report import distribution
 from runtime.client import SpeechClient
+from runtime.engines import make_synthesizer
+from runtime.speech import SynthesisRequest, Synthesizer
 
 
 @dataclass(slots=True)
@@ -22,8 +25,26 @@ class _Tally:
     turn_ms: list[float] = field(default_factory=list)
 
 
+async def clips(client: SpeechClient | None) -> list[Clip]:
+    """What users say: spoken by the daemon, or without one by the embedded engine here."""
+    if client is not None:
+        return await spoken_clips(client)
+    engine = make_synthesizer("hibari")
+    await engine.load()
+    try:
+        return [await _spoken(engine, text) for text in SENTENCES]
+    finally:
+        await engine.close()
+
+
+async def _spoken(engine: Synthesizer, text: str) -> Clip:
+    chunks = [c async for c in engine.synthesize(SynthesisRequest(text, seed=0, language="en"))]
+    return clip_of(text, chunks)
+
+
 async def sweep(
     client: SpeechClient,
+    clips: Sequence[Clip],
     streams: Sequence[int],
     turns: int,
     on_row: Callable[[dict[str, Any]], None],
@@ -33,7 +54,6 @@ async def sweep(
     ``turn_ms`` starts at the end of the user's speech, so it includes the 200 ms of silence
     by which a bot's VAD knows that the user has ended.
     """
-    clips = await spoken_clips(client)
     pids = [info.pid for info in (await client.info()).values()]
     rows = []
     for count in streams:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -132,7 +134,16 @@ def asr(
 @app.command()
 def turn(
     streams: str = _Streams,
-    utterances: int = _Utterances,
+    utterances: int = typer.Option(20, "--utterances", help="Turns a row."),
+    pipeline: bool = typer.Option(
+        True, help="Also whole calls through a Pipecat pipeline, in real time."
+    ),
+    smart_turn: bool = typer.Option(
+        True, help="In the pipeline, a model decides whether the user has ended, else the VAD does."
+    ),
+    weightless: bool = typer.Option(
+        False, "--weightless", help="A daemon of its own, with engines that cost nothing."
+    ),
     chaos: bool = typer.Option(
         False,
         "--chaos",
@@ -145,10 +156,17 @@ def turn(
         _chaos(as_json)
         return
     counts = _counts(streams)
+    show = _show(as_json)
 
     async def run(client: SpeechClient) -> dict[str, Any]:
         loaded = [engine for info in (await client.info()).values() for engine in info.engines]
-        rows = await turn_bench.sweep(client, counts, utterances, _show(as_json))
+        clips = await turn_bench.clips(None if weightless else client)
+        rows = await turn_bench.sweep(client, clips, counts, utterances, show)
+        if pipeline:
+            voice = _voice_bench()
+            rows += await voice.sweep(
+                settings, clips, counts, utterances, show, smart_turn=smart_turn
+            )
         return report(
             ", ".join(engine.name for engine in loaded),
             sum(engine.load.seconds for engine in loaded),
@@ -156,8 +174,19 @@ def turn(
             rows,
         )
 
-    with _settings(None) as settings:
+    document = transport_bench.document(replicas=1)
+    with private_daemon(document) if weightless else nullcontext(Settings()) as settings:
         _print(asyncio.run(_connected(settings, run)), as_json)
+
+
+def _voice_bench() -> ModuleType:
+    try:
+        return importlib.import_module("runtime.bench.voice")
+    except ImportError as missing:
+        raise InvalidRequest(
+            "Calls through a pipeline need "
+            'Pipecat: pip install "speech-runtime[bots]"; or leave them out with --no-pipeline.'
+        ) from missing
 
 
 def _chaos(as_json: bool) -> None:

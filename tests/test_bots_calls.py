@@ -1,0 +1,114 @@
+"""Whole calls: both services in one pipeline, over real engines and over many turns."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from runtime.settings import Settings
+
+pytestmark = pytest.mark.cluster
+
+TURNS = 200
+SETTLED = 50  # turns after which nothing should grow any more
+
+
+@pytest.fixture(scope="module")
+def line(client: Any, scripted: Any, run: Any) -> Iterator[None]:
+    """Ends what the services of this module connect."""
+    yield
+    from runtime.bots import disconnect
+
+    run(disconnect())
+
+
+def test_a_person_is_answered_can_interrupt_and_the_loop_stays_free(
+    line: None, client: Any, daemon: Settings, run: Any
+) -> None:
+    from runtime.bench import voice
+    from runtime.bench.asr import spoken_clips
+    from runtime.bench.corpus import SENTENCES
+
+    texts = [SENTENCES[1], SENTENCES[9], SENTENCES[3]]  # without a pause that might be the end
+
+    async def converse() -> list[dict[str, Any]]:
+        clips = await spoken_clips(client, texts)
+        return await voice.sweep(daemon, clips, [1], 2, lambda _: None, smart_turn=False)
+
+    (row,) = run(converse())
+    assert row["voice_to_voice_ms"]["n"] + row["early_answers"] == 2
+    assert row["interruption_ms"]["n"] == 1
+    assert row["out_of_order"] == 0
+    for stage in ("vad", "llm_token", "clause", "tts_audio", "transport"):
+        assert row[f"{stage}_ms"]["min"] >= 0
+    # Twice the limit: a processor that is shared counts time that it was slow.
+    assert row["loop_held_ms"] < 2 * voice.LOOP_LIMIT_MS, row["loop_held_by"]
+
+
+def test_two_hundred_turns_keep_their_order_and_memory(
+    line: None, daemon: Settings, run: Any
+) -> None:
+    from pipecat.frames.frames import (
+        Frame,
+        InputAudioRawFrame,
+        InterruptionFrame,
+        TranscriptionFrame,
+        TTSSpeakFrame,
+        TTSStoppedFrame,
+        TTSTextFrame,
+        VADUserStartedSpeakingFrame,
+        VADUserStoppedSpeakingFrame,
+    )
+    from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService, ServeTTSService
+    from runtime.memory.process import resident_bytes
+
+    class Parrot(FrameProcessor):
+        async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+            await super().process_frame(frame, direction)
+            if isinstance(frame, TranscriptionFrame):
+                await self.push_frame(TTSSpeakFrame(f"I heard {frame.text}."))
+            else:
+                await self.push_frame(frame, direction)
+
+    ears = ServeSTTService(
+        daemon=daemon, settings=ServeSTTService.Settings(model="scripted", interim=False)
+    )
+    mouth = ServeTTSService(
+        daemon=daemon, settings=ServeTTSService.Settings(model="scripted", lead_s=None)
+    )
+    blocks = [3 + turn % 7 for turn in range(TURNS)]
+
+    def now() -> tuple[int, int]:
+        gc.collect()
+        return resident_bytes(os.getpid()) or 0, len(asyncio.all_tasks())
+
+    async def talk() -> tuple[list[str], tuple[int, int], tuple[int, int]]:
+        texts: list[str] = []
+        settled = now()
+        async with Call(ears, Parrot(), mouth) as call:
+            for turn, count in enumerate(blocks):
+                await call.send(VADUserStartedSpeakingFrame())
+                if turn % 5 == 4:
+                    await call.send(InterruptionFrame())
+                await call.send(*(InputAudioRawFrame(bytes(640), 16_000, 1) for _ in range(count)))
+                await call.send(VADUserStoppedSpeakingFrame(stop_secs=0.2))
+                await call.next(TTSStoppedFrame)
+                texts += [frame.text for frame in call.all(TTSTextFrame)]
+                call.down.clear()
+                call.up.clear()
+                if turn == SETTLED:
+                    settled = now()
+            return texts, settled, now()
+
+    texts, (before, tasks_before), (after, tasks_after) = run(talk())
+    assert texts == [f"I heard {160 * count} samples." for count in blocks]
+    assert tasks_after <= tasks_before + 2
+    assert after - before < 8 << 20, f"{(after - before) / 2**20:.1f} MiB more"
