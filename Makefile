@@ -38,10 +38,10 @@ $(VENV)/.run: $(BIN)/python $(INPUTS)
 	$(PIP) install --quiet -c constraints.txt -e '.[embedded]'
 	@touch $@
 
-# NeMo is most of it: 3 GB, and a compiler for what it has as sources only.
+# NeMo is most of it: 3 GB (Pipecat 0.7), and a compiler for what it has as sources only.
 $(VENV)/.test: $(VENV)/.run $(INPUTS)
-	@echo "Installing NeMo and what tests need into $(VENV): some minutes, 3 GB"
-	$(PIP) install --quiet -c constraints.txt -e '.[embedded,nemo,dev]'
+	@echo "Installing NeMo, Pipecat and what tests need into $(VENV): some minutes, 4 GB"
+	$(PIP) install --quiet -c constraints.txt -e '.[embedded,nemo,bots,dev]'
 	@touch $@
 
 .PHONY: docs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -183,12 +183,14 @@ class _Session:
         self._line = line
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self._bytes = 0
+        self.left = False
 
     async def __aenter__(self) -> _Session:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        pass
+        self.left = True
+        self._line.changed()
 
     async def push(self, pcm: bytes) -> None:
         self._bytes += len(pcm)
@@ -227,6 +229,7 @@ class _FakeLine:
         self.away: Exception | None = None
         self.asked = 0
         self.sessions: list[_Session] = []
+        self.changed: Callable[[], None] = lambda: None
 
     async def client(self) -> _FakeLine:
         if self.away is not None:
@@ -342,3 +345,28 @@ def test_the_last_words_are_heard_before_the_call_ends(fake_line: _FakeLine) -> 
     frames = [InputAudioRawFrame(BLOCK, 16_000, 1) for _ in range(30)]
     down, _ = asyncio.run(run_test(ServeSTTService(), frames_to_send=frames, start_timeout=20))
     assert [f.text for f in down if isinstance(f, TranscriptionFrame)] == ["30 blocks"]
+
+
+def test_a_caller_who_was_muted_for_long_is_heard_again_without_an_error(
+    fake_line: _FakeLine,
+) -> None:
+    from pipecat.frames.frames import ErrorFrame, TranscriptionFrame
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService
+    from runtime.errors import StreamStalled
+
+    async def mute() -> Any:
+        async with Call(ServeSTTService()) as call:
+            await talk(call, 2)
+            await call.next(TranscriptionFrame)
+            fake_line.sessions[0].fail(StreamStalled("No audio came for 60 s."))
+            fake_line.changed = call.news.set
+            await call.until(lambda: fake_line.sessions[0].left)
+            await talk(call, 4)
+            await call.next(TranscriptionFrame, count=2)
+        return call
+
+    call = asyncio.run(mute())
+    assert [f.text for f in call.all(TranscriptionFrame)] == ["2 blocks", "4 blocks"]
+    assert not call.all(ErrorFrame, up=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -71,6 +73,25 @@ def test_the_commands_work_as_written(shell) -> None:
     assert re.search(r"^heard\s+Hello. I can speak", done.stdout, flags=re.MULTILINE)
     assert "Started <" not in done.stderr
     assert "Hello from Python." in done.stdout
+
+
+def test_the_bot_is_a_pipeline_of_fifteen_lines() -> None:
+    from types import SimpleNamespace
+
+    from pipecat.processors.filters.identity_filter import IdentityFilter
+
+    (source,) = (body for language, body in BLOCKS if language == "py")
+    written: dict[str, Any] = {}
+    exec(source, written)
+    ends = SimpleNamespace(input=IdentityFilter, output=IdentityFilter)
+
+    async def build() -> list[str]:
+        return [type(p).__name__ for p in written["bot"](ends, IdentityFilter()).processors]
+
+    names = asyncio.run(build())
+    assert names.index("ServeSTTService") < names.index("ServeTTSService")
+    code = [line for line in source.splitlines() if line.strip()]
+    assert len(code) <= 15
 
 
 def test_the_configuration_is_one_that_serve_takes() -> None:

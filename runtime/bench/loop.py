@@ -7,6 +7,7 @@ import time
 from asyncio import events
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class LoopWatch:
@@ -41,10 +42,11 @@ class LoopWatch:
     def watching(self) -> Iterator[None]:
         """Measure the callbacks of the running loop."""
         loop = asyncio.get_running_loop()
-        run = events.Handle._run  # type: ignore[attr-defined]
+        handles: Any = events.Handle
+        run = handles._run
 
-        def measured(handle: events.Handle) -> None:
-            if handle._loop is not loop:  # type: ignore[attr-defined]
+        def measured(handle: Any) -> None:
+            if handle._loop is not loop:
                 run(handle)
                 return
             started = time.thread_time()
@@ -55,8 +57,8 @@ class LoopWatch:
                 if len(self.held_ms) < self._KEPT or took * 1e3 > self.held_ms[-1][0]:
                     self.note(took, repr(handle)[:200])
 
-        events.Handle._run = measured  # type: ignore[attr-defined]
+        handles._run = measured
         try:
             yield
         finally:
-            events.Handle._run = run  # type: ignore[attr-defined]
+            handles._run = run

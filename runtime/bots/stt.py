@@ -30,7 +30,7 @@ from pipecat.utils.types import NOT_GIVEN, NotGiven
 from runtime.bots.line import Line, category, engine_name, line_to
 from runtime.client import RecognitionSession
 from runtime.config import ASR_DEPLOYMENT
-from runtime.errors import InvalidRequest, Overloaded, SpeechError
+from runtime.errors import InvalidRequest, Overloaded, SpeechError, StreamStalled
 from runtime.settings import Settings as DaemonSettings
 from runtime.speech import FinalTranscript, PartialTranscript, RecognitionOptions
 
@@ -214,6 +214,11 @@ class ServeSTTService(STTService):
                     self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
                     await self._converse(session)
                     return
+            except StreamStalled:
+                # A muted caller: the slot is for others until there is audio again.
+                while not self._audio:
+                    self._more.clear()
+                    await self._more.wait()
             except SpeechError as error:
                 if not pause_s:  # once an outage
                     await self._report(error)
