@@ -347,7 +347,7 @@ def test_the_last_words_are_heard_before_the_call_ends(fake_line: _FakeLine) -> 
     assert [f.text for f in down if isinstance(f, TranscriptionFrame)] == ["30 blocks"]
 
 
-def test_a_caller_who_was_muted_for_long_is_heard_again_without_an_error(
+def test_a_session_that_ended_is_opened_again_without_an_error(
     fake_line: _FakeLine,
 ) -> None:
     from pipecat.frames.frames import ErrorFrame, TranscriptionFrame
@@ -365,8 +365,12 @@ def test_a_caller_who_was_muted_for_long_is_heard_again_without_an_error(
             await call.until(lambda: fake_line.sessions[0].left)
             await talk(call, 4)
             await call.next(TranscriptionFrame, count=2)
+            await fake_line.sessions[1].finish()  # as when another service closes the client
+            await call.until(lambda: fake_line.sessions[1].left)
+            await talk(call, 6)
+            await call.next(TranscriptionFrame, count=3)
         return call
 
     call = asyncio.run(mute())
-    assert [f.text for f in call.all(TranscriptionFrame)] == ["2 blocks", "4 blocks"]
+    assert [f.text for f in call.all(TranscriptionFrame)] == ["2 blocks", "4 blocks", "6 blocks"]
     assert not call.all(ErrorFrame, up=True)

@@ -127,6 +127,7 @@ class ServeSTTService(STTService):
         self._more = asyncio.Event()
         self._settled = asyncio.Event()  # the session is open, or there has been an error
         self._listening: asyncio.Task[None] | None = None
+        self._ending = False
         self._finals: set[asyncio.Task[Any]] = set()
 
     def can_generate_metrics(self) -> bool:
@@ -142,6 +143,7 @@ class ServeSTTService(STTService):
         """Hear what was said last, then hang up."""
         await super().stop(frame)
         if self._listening is not None:
+            self._ending = True
             self._put(_Mark.FINISH)
             await asyncio.wait({self._listening}, timeout=_LAST_WORDS_S)
         await self._hang_up()
@@ -213,6 +215,7 @@ class ServeSTTService(STTService):
                     model = await engine_name(client, ASR_DEPLOYMENT)
                     self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
                     await self._converse(session)
+                if self._ending:
                     return
             except StreamStalled:
                 # A muted caller: the slot is for others until there is audio again.
@@ -231,7 +234,7 @@ class ServeSTTService(STTService):
                 await asyncio.sleep(pause_s)
 
     async def _converse(self, session: RecognitionSession) -> None:
-        """Push audio and pass on what was heard, until the call ends."""
+        """Push audio and pass on what was heard, until the call ends or the client is closed."""
         pushing = self.create_task(self._push(session), "push")
         try:
             async for event in session:
