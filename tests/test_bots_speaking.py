@@ -136,12 +136,15 @@ def test_an_interruption_frees_the_replica_and_nothing_late_is_heard(
 
     async def barge_in() -> tuple[Any, float, list[Any]]:
         before = {one.stream for one in await scripted.aborted("TTS")}
-        async with Call(mouth(lead_s=0.5)) as call:
-            await call.send(TTSSpeakFrame("Let me go on forever slowly."))
-            await call.next(TTSAudioRawFrame)
+        service = mouth(lead_s=3.0)
+        async with Call(service) as call:
+            await call.send(TTSSpeakFrame("Let me go on forever."))
+            await call.next(TTSAudioRawFrame, count=8)
+            assert not service._listener_waits()
             interrupted = time.time()
             await call.send(InterruptionFrame())
             await call.next(InterruptionFrame)
+            assert service._listener_waits(), "for the first clause of what is said next"
             at = len(call.down)
             found: list[Any] = []
 
@@ -229,6 +232,30 @@ def test_a_failing_engine_costs_one_sentence_and_not_the_call(mouth: Any, run: A
     call = run(explode())
     assert len(heard(call)) == 80 * len("Fine.")
     assert sum("exploded" in error.error for error in call.all(ErrorFrame, up=True)) == 3
+
+
+def test_a_policy_that_there_is_not_is_refused_at_the_start_and_during_a_call(
+    mouth: Any, run: Any
+) -> None:
+    from pipecat.frames.frames import ErrorFrame, TTSUpdateSettingsFrame
+    from pipecat_calls import Call
+
+    from runtime.errors import InvalidRequest
+
+    with pytest.raises(InvalidRequest, match="'clause' or 'sentence'"):
+        mouth(speak_by="word")
+
+    async def change() -> Any:
+        service = mouth()
+        async with Call(service) as call:
+            await call.send(TTSUpdateSettingsFrame(delta=service.Settings(speak_by="word")))
+            error = await call.next(ErrorFrame, up=True)
+        return service, error
+
+    service, error = run(change())
+    assert "'clause' or 'sentence'" in error.error
+    assert service.settings.speak_by == "clause"
+    assert service.is_usable
 
 
 def test_blends_are_asked_for_as_voices(mouth: Any) -> None:

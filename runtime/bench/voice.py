@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -55,7 +56,7 @@ from runtime.bench.headset import RATE, Loudspeaker, Microphone, loud_part, stag
 from runtime.bench.load import Playback
 from runtime.bench.loop import LoopWatch
 from runtime.bench.report import distribution
-from runtime.bots import ServeSTTService, ServeTTSService
+from runtime.bots import ServeSTTService, ServeTTSService, disconnect
 from runtime.errors import SpeechError
 from runtime.memory.process import resident_bytes
 from runtime.settings import Settings
@@ -67,7 +68,9 @@ STAGES = ("vad", "stt_final", "decision", "llm_token", "clause", "tts_audio", "t
 LOOP_LIMIT_MS = 5.0
 """A callback that holds the loop for longer makes the other calls of a process wait."""
 
+_PAUSE = re.compile(r"[,;.?!:]\s")
 _ANSWER_WITHIN_S = 20.0
+_BUFFERED_S = 0.060  # what a player holds before it starts
 _CONNECTED_S = 1.0  # until both services of a call are there
 _BARGE_IN_AFTER_S = 0.5  # of the answer
 _QUIET_S = 0.8  # without a sound the answer is over
@@ -143,6 +146,7 @@ class _Marks:
             self.audio = self.audio or now
             if frame.context_id not in self._contexts[-1:]:
                 self.playback = _next(self.playback)
+                self.playback.arrived(now, _BUFFERED_S)
             self.playback.arrived(now, len(frame.audio) / 2 / frame.sample_rate)
         if isinstance(frame, (TTSAudioRawFrame, TTSTextFrame)):
             self._check_order(frame.context_id or "")
@@ -320,9 +324,11 @@ async def sweep(
 ) -> list[dict[str, Any]]:
     """A row for each number of calls at once, of ``turns`` turns in all.
 
-    ``clips`` are speech at 16 kHz. Every second turn is ended by barging in.
+    ``clips`` are speech at 16 kHz; those with a pause inside are left out, as they might be
+    answered before their end. Every second turn is ended by barging in.
     """
     logger.disable("pipecat")
+    clips = [clip for clip in clips if not _PAUSE.search(clip.text)]
     rows = []
     for count in calls:
         tally, watch = _Tally(), LoopWatch()
@@ -353,6 +359,7 @@ async def sweep(
         }
         rows.append(row)
         on_row(row)
+    await disconnect()
     return rows
 
 

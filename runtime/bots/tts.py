@@ -9,17 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from pipecat.frames.frames import Frame, StartFrame, TTSAudioRawFrame, TTSStoppedFrame
+from pipecat.frames.frames import (
+    Frame,
+    InterruptionFrame,
+    StartFrame,
+    TTSAudioRawFrame,
+    TTSStoppedFrame,
+)
 from pipecat.metrics.metrics import MetricsData
+from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TextAggregationMode, TTSService
+from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.tracing.service_decorators import traced_tts
-from pipecat.utils.types import NOT_GIVEN, NotGiven
+from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
 from runtime.bots.clauses import ClauseAggregator
 from runtime.bots.line import Line, category, engine_name, line_to
 from runtime.config import TTS_DEPLOYMENT
-from runtime.errors import SpeechError
+from runtime.errors import InvalidRequest, SpeechError
 from runtime.settings import Settings as DaemonSettings
 from runtime.speakable import has_speech
 from runtime.speech import AudioChunk, SynthesisRequest
@@ -89,6 +97,9 @@ class ServeTTSService(TTSService):
                 text, no silence before it, clauses, 5 s of lead.
             **kwargs: For ``TTSService``. Audio has the pipeline's output rate, or
                 ``sample_rate``.
+
+        Raises:
+            InvalidRequest: ``speak_by`` is neither of its values.
         """
         complete = ServeTTSSettings(
             model=None,
@@ -104,6 +115,7 @@ class ServeTTSService(TTSService):
         )
         if settings is not None:
             complete.apply_update(settings)
+        _check_policy(complete)
         # Silence is an outage's doing, and must not end the service: it speaks again after it.
         kwargs = {
             "stop_frame_timeout_s": _SILENT_S,
@@ -142,6 +154,11 @@ class ServeTTSService(TTSService):
 
     async def _update_settings(self, delta: TTSSettings) -> dict[str, Any]:
         """Apply a change; the next piece is spoken with it."""
+        try:
+            _check_policy(delta)
+        except InvalidRequest as error:  # and go on as before
+            await self.push_error(str(error), exception=error, category=ErrorCategory.APPLICATION)
+            return {}
         changed: dict[str, Any] = await super()._update_settings(delta)
         if "model" in changed:
             await self._stop_connecting()
@@ -249,10 +266,17 @@ class ServeTTSService(TTSService):
             await self.append_to_audio_context(context_id, TTSStoppedFrame(context_id=context_id))
             await self.remove_audio_context(context_id)
 
-    async def on_audio_context_interrupted(self, context_id: str) -> None:
-        """Nothing is played any more."""
-        self._plays_until = 0.0
-        await super().on_audio_context_interrupted(context_id)
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Note that an interruption ends what is being played, also beyond this service."""
+        if isinstance(frame, InterruptionFrame):
+            self._plays_until = 0.0
+        await super().process_frame(frame, direction)
+
+
+def _check_policy(settings: TTSSettings) -> None:
+    policy = getattr(settings, "speak_by", NOT_GIVEN)
+    if is_given(policy) and policy not in ("clause", "sentence"):
+        raise InvalidRequest(f"speak_by is {policy!r}; it is 'clause' or 'sentence'.")
 
 
 def sound(pcm: bytes, sample_rate: int) -> bytes:
