@@ -6,6 +6,7 @@ CONFIG ?= embedded
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+DAEMON_RUNS := from runtime import daemon, settings; daemon.running_daemon(settings.Settings())
 INPUTS := pyproject.toml constraints.txt embedded-weights.txt
 
 .PHONY: run bot test lint clean
@@ -15,7 +16,7 @@ run: $(VENV)/.run  ## the daemon in the foreground, with a first exchange; ONCE=
 
 bot: $(VENV)/.bot  ## a page to talk to, and a daemon behind it unless one runs
 	@set -e; trap : INT; \
-	if ! $(BIN)/speech status >/dev/null 2>&1; then \
+	if ! $(BIN)/python -c '$(DAEMON_RUNS)' 2>/dev/null; then \
 		$(BIN)/speech up $(CONFIG) --detach; \
 		trap '$(BIN)/speech down' EXIT; \
 	fi; \

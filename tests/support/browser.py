@@ -22,6 +22,7 @@ _SWITCHES = [
     "--use-fake-device-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
+    "--disable-dev-shm-usage",  # containers have little of it
     "--window-size=900,1100",
     # Its own calls home, of which the page knows nothing.
     "--disable-background-networking",
@@ -114,11 +115,12 @@ def browser(folder: Path, microphone: Path | None = None, *, allow: bool = True)
     """A browser with one empty tab while the context lasts.
 
     Args:
-        folder: An empty folder for its profile.
+        folder: Made for its profile.
         microphone: A 48 kHz mono PCM16 WAV file that the microphone hears, once.
         allow: Whether pages get the microphone when they ask for it.
     """
-    assert CHROMIUM is not None
+    assert CHROMIUM is not None, "apt-get install chromium"
+    folder.mkdir()
     switches = [*_SWITCHES, f"--user-data-dir={folder}", f"--log-net-log={folder / 'net.json'}"]
     if microphone is not None:
         switches.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
@@ -130,10 +132,13 @@ def browser(folder: Path, microphone: Path | None = None, *, allow: bool = True)
         process = subprocess.Popen([CHROMIUM, *switches, "about:blank"], stdout=log, stderr=log)
     try:
         with connect(_tab(folder, process), max_size=None) as socket:
-            yield Page(socket)
+            page = Page(socket)
+            yield page
+            page.call("Browser.close")  # unlike a signal, lets it write its log to the end
+            process.wait(timeout=30)
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        process.kill()
+        process.wait()
 
 
 def _tab(folder: Path, process: subprocess.Popen[bytes]) -> str:
@@ -149,3 +154,15 @@ def _tab(folder: Path, process: subprocess.Popen[bytes]) -> str:
                         return str(tab["webSocketDebuggerUrl"])
         time.sleep(0.05)
     raise AssertionError((folder / "browser.log").read_text())
+
+
+def addresses_reached(folder: Path) -> tuple[set[str], set[str]]:
+    """The hosts that a browser, which has ended, connected to by TCP, and sent UDP packets to."""
+    log = json.loads((folder / "net.json").read_text())
+    names = {number: name for name, number in log["constants"]["logEventTypes"].items()}
+    reached: dict[str, set[str]] = {"TCP_CONNECT_ATTEMPT": set(), "UDP_BYTES_SENT": set()}
+    for event in log["events"]:
+        address = event.get("params", {}).get("address")
+        if address and names[event["type"]] in reached:
+            reached[names[event["type"]]].add(address.rpartition(":")[0].strip("[]"))
+    return reached["TCP_CONNECT_ATTEMPT"], reached["UDP_BYTES_SENT"]
