@@ -93,7 +93,6 @@ class BotSettings(BaseSettings):
     llm_api_key: str = Field("none", description="vLLM needs none.")
     llm_slow_s: float = Field(3.0, gt=0, description="Until the bot says that it is thinking.")
     llm_give_up_s: float = Field(20.0, gt=0, description="Until it says that no answer comes.")
-    log_level: str = Field("WARNING", description="Of Pipecat, on standard error.")
 
     @model_validator(mode="after")
     def _names_the_model(self) -> BotSettings:
@@ -296,6 +295,18 @@ async def talk(connection: SmallWebRTCConnection, settings: BotSettings) -> None
     await runner.run()
 
 
+async def hang_up_if_gone(connection: SmallWebRTCConnection, period_s: float = 1.0) -> None:
+    """Free the line of a page that vanished, or never came further than its offer.
+
+    Pages ping once a second. WebRTC by itself notices after half a minute, or a whole one.
+    """
+    missed = 0
+    while missed < 20:
+        await asyncio.sleep(period_s)
+        missed = 0 if connection.is_connected() else missed + 1
+    await connection.disconnect()
+
+
 def build_app(settings: BotSettings) -> FastAPI:
     """The page, and the endpoint that it calls."""
     lines = asyncio.Semaphore(settings.max_calls)
@@ -303,11 +314,13 @@ def build_app(settings: BotSettings) -> FastAPI:
     webrtc = SmallWebRTCRequestHandler(ice_servers=settings.ice_servers)
 
     async def converse(connection: SmallWebRTCConnection) -> None:
+        watching = asyncio.create_task(hang_up_if_gone(connection))
         try:
             await talk(connection, settings)
         except Exception:
             logger.exception("A call broke off")
         finally:
+            watching.cancel()
             lines.release()
             await connection.disconnect()  # the page hears of it, however the call ended
 
@@ -397,8 +410,6 @@ def main() -> None:
     """Run the bot; errors become one line and an exit code."""
     try:
         settings = CliApp.run(BotSettings)
-        logger.remove()
-        logger.add(sys.stderr, level=settings.log_level)
         asyncio.run(serve(settings))
     except ValidationError as error:
         for problem in error.errors():

@@ -155,6 +155,23 @@ def test_the_parrot_repeats_and_remarks(bot) -> None:
     ]
 
 
+def test_a_page_that_vanished_is_hung_up_on_and_one_that_stumbled_is_not(bot) -> None:
+    class Connection:
+        pings = iter([*[False] * 19, True, *[False] * 19, True, *[False] * 20])
+        hung_up = False
+
+        def is_connected(self) -> bool:
+            return next(self.pings)
+
+        async def disconnect(self) -> None:
+            self.hung_up = True
+
+    connection = Connection()
+    asyncio.run(bot.hang_up_if_gone(connection, period_s=0))
+    assert connection.hung_up
+    assert not list(connection.pings)
+
+
 def test_settings_that_lack_the_model_name_it(bot) -> None:
     with pytest.raises(ValueError, match="BOT_LLM_MODEL"):
         bot.BotSettings(llm_base_url="http://127.0.0.1:8000/v1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from daemons import place
 from runtime.daemon import is_alive
 
 pytest.importorskip("pipecat", reason="needs the extra bots")
+import ifaddr
+
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(
@@ -89,6 +90,12 @@ def recording(path: Path, *parts: float | Path) -> Path:
     return path
 
 
+def own_addresses() -> set[str]:
+    """All addresses of this host's interfaces."""
+    addresses = (ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips)
+    return {ip if isinstance(ip, str) else ip[0] for ip in addresses}
+
+
 def call(page: Page) -> None:
     """Start talking, without what the browser would do to the recording."""
     page.run("document.getElementById('processing').checked = false")
@@ -136,11 +143,10 @@ def test_a_conversation_in_the_browser_with_an_interruption(address, clips, tmp_
         page.wait("document.body.dataset.state === 'ended'")
         assert page.complaints == []
         assert {url.removeprefix(address).split("/")[0] for url in page.requests} == {""}
-    own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
     connected, sent_to = addresses_reached(profile)
     assert connected == {"127.0.0.1"}
-    assert sent_to <= own | {"127.0.0.1"}
-    assert sent_to  # the media went somewhere
+    assert sent_to  # the media, which WebRTC does not send over loopback
+    assert sent_to <= own_addresses()
 
 
 def test_without_a_microphone_one_can_type_and_a_third_caller_is_refused(address, tmp_path) -> None:
@@ -152,8 +158,9 @@ def test_without_a_microphone_one_can_type_and_a_third_caller_is_refused(address
         page.wait(CONNECTED)
         page.run("document.getElementById('text').value = 'How are you?'")
         page.run("document.querySelector('#typing button').click()")
-        wait_for_text(page, ".bot .bubble", "you said: how are you? that was 3 words.")
+        wait_for_text(page, ".bot .bubble", "you said: how are you?")
         page.wait(f"{BOT_LEVEL} > 0.3")
+        wait_for_text(page, ".bot .bubble", "that was 3 words.")
         others = """(async () => {
             const { Call } = await import("./call.js");
             window.others = [new Call([]), new Call([])];
@@ -162,16 +169,16 @@ def test_without_a_microphone_one_can_type_and_a_third_caller_is_refused(address
         })()"""
         assert page.run(others) == ["", "The line is busy"]
         # Whoever hangs up makes room.
+        page.run("others.forEach((other) => other.end())")
         page.run("document.getElementById('call').click()")
-        page.wait("document.body.dataset.state === 'ended'")
         page.wait(
-            """import("./call.js").then(async ({ Call }) => {
-                const next = new Call([]);
-                const connected = await next.start(null).then(() => true, () => false);
-                next.end();
-                return connected;
-            })"""
+            """(() => {
+                const { state } = document.body.dataset;
+                if (state === "ended") document.getElementById("without-microphone").click();
+                return state === "connected";
+            })()"""
         )
+        page.run("document.getElementById('call').click()")
 
 
 def test_a_call_goes_on_when_both_replicas_are_killed(

@@ -5,6 +5,7 @@
 
 const RTVI_VERSION = "2.2.0";
 const CONNECT_TIMEOUT_MS = 15_000;
+const PING_MS = 1_000; // the bot hangs up on a page that falls silent
 
 /** What went wrong, in words for a person: a title, an explanation, and what to do. */
 export class Problem extends Error {
@@ -19,7 +20,9 @@ export class Call extends EventTarget {
   #channel;
   #id = null;
   #candidates = [];
+  #sent = 0;
   #timer;
+  #pinging;
   #over = false;
 
   constructor(iceServers) {
@@ -56,7 +59,7 @@ export class Call extends EventTarget {
   /** Send an RTVI message. */
   send(type, data = {}) {
     if (this.#channel.readyState !== "open") return;
-    const id = crypto.randomUUID();
+    const id = String(++this.#sent);
     this.#channel.send(JSON.stringify({ label: "rtvi-ai", type, id, data }));
   }
 
@@ -65,12 +68,14 @@ export class Call extends EventTarget {
     if (this.#over) return;
     this.#over = true;
     clearTimeout(this.#timer);
+    clearInterval(this.#pinging);
     this.send("disconnect-bot");
     this.#peer.close();
     this.#emit("state", "ended");
   }
 
   #greet() {
+    this.#pinging = setInterval(() => this.#channel.send("ping"), PING_MS);
     const about = { library: "speech-runtime" };
     this.send("client-ready", { version: RTVI_VERSION, about });
   }
@@ -82,7 +87,7 @@ export class Call extends EventTarget {
       this.#emit("state", "connected");
     }
     if (message.label === "rtvi-ai") this.#emit("message", message);
-    else if (message.message?.type === "peerLeft") this.end();
+    else if (message.message?.type === "peerLeft") this.#fail(goodbye());
   }
 
   // Candidates that are found before the answer wait for the call's name.
@@ -105,7 +110,7 @@ export class Call extends EventTarget {
 
   #changed() {
     const state = this.#peer.connectionState;
-    if (state === "failed") this.#fail(this.#id && this.#channel.readyState === "open" ? lost() : noPath());
+    if (state === "failed") this.#fail(this.#channel.readyState === "open" ? lost() : noPath());
     if (state === "closed") this.end();
   }
 
@@ -144,5 +149,8 @@ const noPath = () =>
     "On one machine: check that it has a network interface besides loopback, and that no firewall stops UDP.",
     "Across networks: give the bot STUN or TURN servers in BOT_ICE_SERVERS.",
   ]);
+
+const goodbye = () =>
+  new Problem("The bot hung up", "It does so after five minutes of silence, and when it is stopped.");
 
 const lost = () => new Problem("The connection was lost", "Call again when the network is back.");

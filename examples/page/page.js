@@ -19,9 +19,11 @@ let wait = null; // the answer that the user waits for: { since, heard, parts }
 async function start(withMicrophone = true) {
   hideProblem();
   setState("connecting");
+  $("call").disabled = true; // until the microphone is allowed or refused
   try {
     if (withMicrophone) await useMicrophone();
     call = new Call((await config).iceServers);
+    $("call").disabled = false;
     call.addEventListener("state", ({ detail }) => setState(detail));
     call.addEventListener("problem", ({ detail }) => showProblem(detail));
     call.addEventListener("message", ({ detail }) => receive(detail));
@@ -38,6 +40,7 @@ function setState(state) {
   const connected = state === "connected";
   $("call").textContent = live ? "Hang up" : "Start talking";
   $("call").classList.toggle("live", live);
+  $("call").disabled = false;
   $("mute").disabled = !connected || !microphone;
   for (const control of $("typing").elements) control.disabled = !connected;
   document.body.dataset.state = state;
