@@ -67,7 +67,8 @@ from runtime.errors import SpeechError
 from runtime.speakable import has_speech
 
 PAGE = Path(__file__).parent / "page"
-STOP_SECS = 0.2  # silence after which Silero says that the user paused; smart turn then decides
+START_SECS = 0.1  # of speech until Silero believes it: how soon an interruption silences the bot
+STOP_SECS = 0.2  # of silence until it says that the user paused; smart turn then decides
 PROMPT = (
     "You are a voice assistant and everything you write is spoken aloud. Answer in one to three "
     "short sentences of plain words: no lists, no markup, no emoji."
@@ -236,7 +237,8 @@ async def talk(connection: SmallWebRTCConnection, settings: BotSettings) -> None
     tts = ServeTTSService(settings=ServeTTSService.Settings(voice=settings.voice))
     llm = language_model(settings)
     # Loading the two small models takes 0.2 s, which other calls must not hear.
-    vad = await asyncio.to_thread(SileroVADAnalyzer, params=VADParams(stop_secs=STOP_SECS))
+    timing = VADParams(start_secs=START_SECS, stop_secs=STOP_SECS)
+    vad = await asyncio.to_thread(SileroVADAnalyzer, params=timing)
     smart_turn = await asyncio.to_thread(LocalSmartTurnAnalyzerV3)
     context = LLMContextAggregatorPair(
         LLMContext(),

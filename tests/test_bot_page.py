@@ -116,21 +116,21 @@ def test_a_conversation_in_the_browser_with_an_interruption(address, clips, tmp_
     by_name = {clip.path.stem: clip.path for clip in clips}
     long, short = by_name["librivox_0870"], by_name["goforward"]
     # The mute button decides which of the short clips is heard.
-    microphone = recording(tmp_path / "voice.wav", 1.0, long, *[5.0, short] * 20)
+    microphone = recording(tmp_path / "voice.wav", 3.0, long, *[5.0, short] * 20)
     profile = tmp_path / "profile"
     with browser(profile, microphone) as page:
         page.open(address)
         call(page)
-        wait_for_text(page, ".you .partial", "dashwood")
+        page.wait("document.querySelector('.you .partial')?.innerText")
         page.run(CLIP_IS_OVER)
         page.run("document.getElementById('mute').click()")
-        wait_for_text(page, ".you .bubble", "leisure to consider how much there might be")
-        wait_for_text(page, ".bot .bubble", "you said: and")
+        wait_for_text(page, ".you .bubble", "how much there might be")
+        wait_for_text(page, ".bot .bubble", "you said")
         page.wait(f"{BOT_LEVEL} > 0.3")
         before = page.run("document.querySelectorAll('.note').length")
         page.run("document.getElementById('mute').click()")
         page.wait(f"document.querySelectorAll('.note').length === {before + 1}")
-        page.wait(f"{BOT_LEVEL} === 0", within_s=1.0)
+        page.wait(f"{BOT_LEVEL} === 0", within_s=3.0)  # of the five and more that are left
         page.run(CLIP_IS_OVER)
         page.run("document.getElementById('mute').click()")
         wait_for_text(page, ".you .bubble", "ten meters")
@@ -185,7 +185,7 @@ def test_a_call_goes_on_when_both_replicas_are_killed(
     address, clips, client, run, tmp_path
 ) -> None:
     (clip,) = (clip.path for clip in clips if clip.path.stem == "librivox_0870")
-    microphone = recording(tmp_path / "voice.wav", 1.0, clip, 60.0)
+    microphone = recording(tmp_path / "voice.wav", 3.0, clip, 60.0)
 
     async def pids() -> list[int]:
         return [r.pid for name in ("ASR", "TTS") for r in await client.replicas(name)]
@@ -193,11 +193,11 @@ def test_a_call_goes_on_when_both_replicas_are_killed(
     with browser(tmp_path / "profile", microphone) as page:
         page.open(address)
         call(page)
-        wait_for_text(page, ".you .partial", "dashwood")
+        page.wait("document.querySelector('.you .partial')?.innerText")
         killed = run(pids())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        wait_for_text(page, ".you .bubble", "to consider how much there might be", 90.0)
-        wait_for_text(page, ".bot .bubble", "to consider how much there might be", 90.0)
+        wait_for_text(page, ".you .bubble", "how much there might be", 90.0)
+        wait_for_text(page, ".bot .bubble", "how much there might be", 90.0)
         page.wait(f"{BOT_LEVEL} > 0.3", within_s=90.0)
         assert not any(map(is_alive, killed))

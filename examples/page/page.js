@@ -219,14 +219,15 @@ function hideProblem() {
   $("problem").hidden = true;
 }
 
-// From -60 dB, a quiet room, to -10 dB, as loud as speech gets.
+// From -60 dB, a quiet room, to -10 dB, as loud as speech gets. Sixteen times a second, with CSS
+// in between: drawing is most of what the page costs.
 function draw() {
   for (const [who, id] of [["you", "your-meter"], ["bot", "bot-meter"]]) {
     const decibels = meters[who]?.decibels ?? -100;
-    const level = Math.min(1, Math.max(0, (decibels + 60) / 50));
-    $(id).style.setProperty("--level", level.toFixed(3));
+    const level = Math.min(1, Math.max(0, (decibels + 60) / 50)).toFixed(2);
+    const { style } = $(id);
+    if (style.getPropertyValue("--level") !== level) style.setProperty("--level", level);
   }
-  requestAnimationFrame(draw);
 }
 
 // --- at the start ---------------------------------------------------------------------------
@@ -260,4 +261,4 @@ config.then(
   () => showProblem(new Problem("The bot does not answer", "Start it with: make bot")),
 );
 listDevices();
-draw();
+setInterval(draw, 60);
