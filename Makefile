@@ -14,7 +14,7 @@ INPUTS := pyproject.toml constraints.txt embedded-weights.txt
 run: $(VENV)/.run  ## the daemon in the foreground, with a first exchange; ONCE=1 stops after it
 	$(BIN)/speech up $(CONFIG) --first-words first-words.wav $(if $(ONCE),--once)
 
-bot: export LOGURU_LEVEL ?= WARNING
+bot: export LOGURU_LEVEL ?= ERROR
 bot: $(VENV)/.bot  ## a page to talk to, and a daemon behind it unless one runs
 	@set -e; trap : INT; \
 	if ! $(BIN)/python -c '$(DAEMON_RUNS)' 2>/dev/null; then \

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("pipecat", reason="needs the extra bots")
 
 from aiohttp import web
+from fastapi.testclient import TestClient
 from pipecat.frames.frames import (
     LLMContextFrame,
     LLMFullResponseEndFrame,
@@ -170,6 +171,29 @@ def test_a_page_that_vanished_is_hung_up_on_and_one_that_stumbled_is_not(bot) ->
     asyncio.run(bot.hang_up_if_gone(connection, period_s=0))
     assert connection.hung_up
     assert not list(connection.pings)
+
+
+def test_no_other_server_is_asked_unless_the_settings_name_it(bot, monkeypatch) -> None:
+    def configuration() -> Any:
+        with TestClient(bot.build_app(bot.BotSettings()), base_url="http://127.0.0.1") as client:
+            return client.get("/api/config").json()
+
+    assert configuration()["iceServers"] == []
+    server = {"urls": "turn:turn.example.org", "username": "u", "credential": "c"}
+    monkeypatch.setenv("BOT_ICE_SERVERS", json.dumps([server]))
+    (configured,) = configuration()["iceServers"]
+    assert configured.items() >= server.items()
+
+
+def test_the_page_may_reach_its_own_server_alone_and_no_other_name_reaches_it(bot) -> None:
+    with TestClient(bot.build_app(bot.BotSettings()), base_url="http://127.0.0.1") as client:
+        page = client.get("/")
+        assert "Talk to the bot" in page.text
+        assert page.headers["content-security-policy"] == "default-src 'self'"
+        assert client.get("/", headers={"host": "rebound.example.org"}).status_code == 400
+        offer = client.post("/api/offer", json={"sdp": "v=0 nonsense", "type": "offer"})
+        assert offer.status_code == 400
+        assert "offer" in offer.json()["detail"]
 
 
 def test_settings_that_lack_the_model_name_it(bot) -> None:

@@ -51,6 +51,8 @@ CLIP_IS_OVER = """new Promise((resolve) => {
 def address(daemon, tmp_path_factory) -> Iterator[str]:
     """Where `make bot` serves its page, beside the daemon of the tests."""
     shell = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    # A replacement is loaded while callers wait, as there is one replica each.
+    options = {"BOT_PORT": "0", "SPEECH_TAKEOVER_TIMEOUT_S": "60"}
     printed = tmp_path_factory.mktemp("bot") / "printed"
     # As installed already: this interpreter's environment stands for .venv.
     make = ["make", f"VENV={sys.prefix}", f"--assume-old={sys.prefix}/.bot", "bot"]
@@ -59,7 +61,7 @@ def address(daemon, tmp_path_factory) -> Iterator[str]:
         subprocess.Popen(
             make,
             cwd=ROOT,
-            env=shell | place(daemon) | {"BOT_PORT": "0"},
+            env=shell | place(daemon) | options,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
