@@ -33,7 +33,8 @@ _DEFAULTS: dict[str, Any] = {
     "max_ongoing_requests": 256,
     "max_queued_requests": 256,
     "ray_actor_options": {"num_cpus": 0.1},
-    "health_check_period_s": 5,
+    # Serve wants three failures in a row: a replica whose device is lost is replaced within 2 s.
+    "health_check_period_s": 0.5,
     "health_check_timeout_s": 30,
     # Utterances end, then sessions move; whoever is not done by then is taken over elsewhere.
     "graceful_shutdown_timeout_s": 30,

@@ -20,7 +20,14 @@ from runtime.admission import Admission, Limits
 from runtime.config import TtsArgs, TtsUserConfig, validate
 from runtime.engines import make_synthesizer
 from runtime.engines.cuda import as_engine_error
-from runtime.errors import DaemonUnavailable, Overloaded, ReplicaLost, SpeechError, StreamStalled
+from runtime.errors import (
+    DaemonUnavailable,
+    EngineFailed,
+    Overloaded,
+    ReplicaLost,
+    SpeechError,
+    StreamStalled,
+)
 from runtime.memory.claims import Allotment
 from runtime.metrics import TTS as TTS_METRICS
 from runtime.replica import (
@@ -32,7 +39,7 @@ from runtime.replica import (
     check_protocol,
 )
 from runtime.requests import resolve_synthesis
-from runtime.speech import AudioChunk, SynthesisRequest
+from runtime.speech import AudioChunk, Checked, SynthesisRequest
 from runtime.tally import SpokenTally
 
 # Beyond this many characters cleaning the text takes longer than an event loop may be held.
@@ -135,6 +142,8 @@ class TTS:
     async def check_health(self) -> None:
         """Serve replaces a replica when this raises; one that failed to load never gets here."""
         self._memory.check()
+        if isinstance(self._engine, Checked):
+            self._engine.check()
 
     async def info(self) -> ReplicaInfo:
         """This replica and its engine."""
@@ -209,6 +218,8 @@ class TTS:
             tally.outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
+            if isinstance(error, EngineFailed) and self._beyond_help():
+                raise ReplicaLost(str(error)) from error
             raise
         except Exception as error:  # of an engine that is not ours
             failure = as_engine_error(error, self._name)
@@ -217,6 +228,15 @@ class TTS:
         finally:
             self._aborts.freed(stream_id, abort)
             self._ended(tally)
+
+    def _beyond_help(self) -> bool:
+        """Whether the engine cannot go on: what it was asked for is for another replica then."""
+        try:
+            if isinstance(self._engine, Checked):
+                self._engine.check()
+        except EngineFailed:
+            return True
+        return False
 
     def _ended(self, tally: SpokenTally) -> None:
         """Into the metrics and the log with an utterance's numbers."""

@@ -306,6 +306,19 @@ class Counting(Protocol):
         ...
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """An engine that can be beyond help within its process: its device is lost, say."""
+
+    def check(self) -> None:
+        """Return if it can go on; its replica is replaced, and its streams go on elsewhere.
+
+        Raises:
+            EngineFailed: It cannot.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a model, all streams in it together.

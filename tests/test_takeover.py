@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import time
+import uuid
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from scripted_engines import mark_of
 
 from runtime.client import SpeechClient
 from runtime.replica import ReplicaInfo
@@ -137,6 +139,36 @@ def test_an_utterance_goes_on_from_the_very_sample_where_its_replica_was_killed(
     assert sum(chunk.end for chunk in chunks) == 1
     assert all(a.next_sample == b.first_sample for a, b in pairwise(chunks))
     assert b"".join(c.pcm for c in chunks) == b"".join(c.pcm for c in undisturbed)
+
+
+def test_an_utterance_goes_on_where_its_replica_lost_its_device_and_that_is_replaced(
+    pair, run
+) -> None:
+    word = uuid.uuid4().hex
+    text = f"Hello there. It was unplugged {word} just now. Good bye."
+
+    async def speak() -> tuple[list[AudioChunk], set[str], set[str]]:
+        before = {replica.replica for replica in await pair.replicas("TTS")}
+        async with pair.synthesize(text, seed=1) as reply:
+            chunks = [chunk async for chunk in reply]
+        lost = asyncio.Event()
+        known = pair.known_replicas("TTS")
+        unsubscribe = known.subscribe(lost.set)
+        async with asyncio.timeout(RESTART_S):
+            while len(before & (now := {r.replica for r in await pair.replicas("TTS")})) == 2:
+                lost.clear()
+                await lost.wait()
+        unsubscribe()
+        return chunks, before, now
+
+    try:
+        chunks, before, now = run(speak())
+    finally:
+        mark_of(word).unlink()
+    samples = np.frombuffer(b"".join(chunk.pcm for chunk in chunks), dtype="<i2")
+    assert np.array_equal(samples, np.arange(len(samples)) % 30_000)
+    assert len(before & now) == 1
+    run(replicas(pair, "TTS", 2))
 
 
 def test_a_recording_in_one_call_is_recognised_elsewhere_if_its_replica_dies(pair, run) -> None:

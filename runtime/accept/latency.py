@@ -47,7 +47,8 @@ async def latency_table(
     if engines.keys() >= {"tts", "live", "file"}:
         rows = await asr.sweep(client, streams, utterances, on_row("recognition"))
         section.tables["Recognition"] = rows
-        rows = await turn.sweep(client, streams, utterances, on_row("turns"))
+        clips = await asr.spoken_clips(client)
+        rows = await turn.sweep(client, clips, streams, utterances, on_row("turns"))
         section.tables["Turns, without a language model"] = rows
     return section
 

@@ -53,12 +53,12 @@ from pipecat.workers.runner import WorkerRunner
 
 from runtime.bench.asr import Clip
 from runtime.bench.headset import RATE, Loudspeaker, Microphone, loud_part, stages
-from runtime.bench.load import Playback
 from runtime.bench.loop import LoopWatch
 from runtime.bench.report import distribution
 from runtime.bots import ServeSTTService, ServeTTSService, disconnect
 from runtime.errors import SpeechError
 from runtime.memory.process import resident_bytes
+from runtime.playback import Playback
 from runtime.settings import Settings
 
 VAD = VADParams(start_secs=0.1, stop_secs=0.2)

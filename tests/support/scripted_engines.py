@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import tempfile
 from collections.abc import AsyncGenerator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -32,7 +35,8 @@ class ScriptedSynthesizer(Weightless):
     """10 ms of audio for each character: the samples count up, so that none can hide.
 
     A sentence with the word "explode" fails; one with "forever" never ends; each with
-    "slowly" takes 50 ms.
+    "slowly" takes 50 ms. One with "unplugged WORD" loses the device of the replica that is the
+    first to say it.
     """
 
     def __init__(self, *, slots: int = 8) -> None:
@@ -43,6 +47,11 @@ class ScriptedSynthesizer(Weightless):
             seed=True,
             slots=slots,
         )
+        self._lost = False
+
+    def check(self) -> None:
+        if self._lost:
+            raise EngineFailed("the scripted device is lost")
 
     async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
         position = 0
@@ -51,6 +60,10 @@ class ScriptedSynthesizer(Weightless):
         for piece in plan:
             if "explode" in piece.text:
                 raise RuntimeError("the scripted model exploded")
+            unplugged = re.search(r"unplugged (\w+)", piece.text)
+            if unplugged and _first_to_touch(mark_of(unplugged[1])):
+                self._lost = True
+            self.check()
             while True:
                 ramp = said + position + np.arange(80 * len(piece.text), dtype=np.int64)
                 pcm = (ramp % 30_000).astype("<i2").tobytes()
@@ -60,6 +73,19 @@ class ScriptedSynthesizer(Weightless):
                 if "forever" not in piece.text:
                     break
         yield AudioChunk(b"", RATE, position, end=True)
+
+
+def mark_of(word: str) -> Path:
+    """What the replica leaves that lost its device at this word; for the test to remove."""
+    return Path(tempfile.gettempdir()) / f"speech-unplugged-{word}"
+
+
+def _first_to_touch(mark: Path) -> bool:
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 class BrokenSynthesizer(ScriptedSynthesizer):

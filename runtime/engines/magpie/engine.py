@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,21 @@ from runtime.engines.magpie.scheduler import (
 from runtime.engines.magpie.tokens import FrontEnd
 from runtime.engines.magpie.voicing import Voicing
 from runtime.engines.nemo import pick_device
+from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import EngineFailed, NothingToSpeak, OutOfMemory, Overloaded, SpeechError
 from runtime.memory.footprint import GIB
 from runtime.models.catalogue import CODEC
 from runtime.models.store import path_of
 from runtime.normalization import Normalizer, make_normalizer
-from runtime.speech import AudioChunk, LoadReport, SynthesisRequest, SynthesizerCapabilities
+from runtime.speech import (
+    FALLBACK,
+    AudioChunk,
+    LoadReport,
+    Step,
+    SynthesisRequest,
+    SynthesizerCapabilities,
+)
 from runtime.voices import read_blends
 
 if TYPE_CHECKING:
@@ -91,9 +99,7 @@ class MagpieSynthesizer:
                 "characters_removed",
                 "tokens_padded",
                 "chunks_cut_short",
-                "normalizer_failures",
                 "requests_broken",
-                "graph_fallbacks",
             ),
             0,
         )
@@ -117,6 +123,7 @@ class MagpieSynthesizer:
         self._normalizer: Normalizer | None = None
         self._contexts: dict[str, Any] = {}
         self._voices: dict[str, Voice] = {}
+        self._steps = StepLog()
         self._broken: SpeechError | None = None
 
     @property
@@ -128,6 +135,10 @@ class MagpieSynthesizer:
     def counts(self) -> Mapping[str, int]:
         """What was done to texts and utterances: see docs/magpie.md."""
         return dict(self._counts)
+
+    def take_steps(self) -> Sequence[Step]:
+        """Prefills, steps of the decoder and batches of the codec; see ``Stepping``."""
+        return self._steps.take()
 
     def check(self) -> None:
         """See ``Checked``: a device that is lost does not come back within this process.
@@ -155,6 +166,7 @@ class MagpieSynthesizer:
             gc.collect()  # NeMo's model: from here on only what was taken of it is there
             started = time.perf_counter()
             codec_s = machine.warm_up()
+            self._steps.take()  # they are nobody's
         except Exception as error:
             if is_out_of_memory(error):
                 raise self._too_many(error) from error
@@ -163,7 +175,7 @@ class MagpieSynthesizer:
         self._machine = machine
         for name in self._files.geometry.speakers:
             self._voices[name] = self._voice(name)
-        self._counts["graph_fallbacks"] = machine.fallbacks
+        self._counts[f"{FALLBACK}magpie eager"] = machine.fallbacks
         self._scheduler = Scheduler(
             machine,
             self._slots,
@@ -210,6 +222,7 @@ class MagpieSynthesizer:
             max_frames=self._max_frames,
             cfg=self._options.cfg,
             cuda_graphs=self._options.cuda_graphs,
+            steps=self._steps,
         )
         self._contexts = self._voicing.contexts(magpie.model)
         return machine, _Restored(magpie.seconds, magpie.dtype)

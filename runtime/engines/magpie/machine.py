@@ -20,13 +20,21 @@ from runtime.engines.magpie.codec import Codec, make_codec
 from runtime.engines.magpie.decoder import Decoder
 from runtime.engines.magpie.prefill import HISTORY, Chunk, Entry, Voice
 from runtime.engines.magpie.scheduler import FILLS, FRAMES, Part
+from runtime.engines.steps import StepLog
 
 _TEXT_STEP = 64  # texts are padded to multiples of this
 _TIMED = 3  # steps of each size that are timed; the quickest counts
 
 
 def build(
-    magpie: Magpie, slots: int, *, max_tokens: int, max_frames: int, cfg: bool, cuda_graphs: bool
+    magpie: Magpie,
+    slots: int,
+    *,
+    max_tokens: int,
+    max_frames: int,
+    cfg: bool,
+    cuda_graphs: bool,
+    steps: StepLog,
 ) -> MagpieMachine:
     """Make a machine of a checkpoint; nothing of NeMo's model is needed afterwards.
 
@@ -37,6 +45,7 @@ def build(
         max_frames: Of the longest chunk.
         cfg: Classifier-free guidance.
         cuda_graphs: Replay graphs where there is a GPU.
+        steps: Where each prefill, step and batch of the codec is noted.
 
     Raises:
         CheckpointError: The checkpoint is of a kind that does not run here.
@@ -61,15 +70,17 @@ def build(
         dtype=codec_dtype,
     )
     graphs = Graphs(device, wanted=cuda_graphs)
-    return MagpieMachine(decoder, codec, graphs, magpie.files.codec_geometry.sample_rate)
+    return MagpieMachine(decoder, codec, graphs, steps, magpie.files.codec_geometry.sample_rate)
 
 
 class MagpieMachine:
     """Fills slots, takes them forward and makes audio of their codes."""
 
-    def __init__(self, decoder: Decoder, codec: Codec, graphs: Graphs, sample_rate: int) -> None:
-        """All three on one device; ``sample_rate`` in Hz."""
-        self._decoder, self._codec, self._graphs = decoder, codec, graphs
+    def __init__(
+        self, decoder: Decoder, codec: Codec, graphs: Graphs, steps: StepLog, sample_rate: int
+    ) -> None:
+        """The first three on one device; ``sample_rate`` in Hz."""
+        self._decoder, self._codec, self._graphs, self._steps = decoder, codec, graphs, steps
         self._device = decoder.state.keys.device
         self.sample_rate = sample_rate
         self.samples_per_frame = codec.samples_per_frame
@@ -138,26 +149,30 @@ class MagpieMachine:
 
     def fill(self, parts: Sequence[tuple[int, Part]]) -> None:
         """Take a part into each of these slots; see ``Machine``."""
-        entries = [self._entry(slot, part) for slot, part in parts]
-        tokens = self._texts[bisect.bisect_left(self._texts, max(len(e.ids) for e in entries))]
-        self._fill_rows(entries, _bucket(self._fills, len(entries)), tokens)
+        with self._steps.timed("prefill", len(parts)):
+            entries = [self._entry(slot, part) for slot, part in parts]
+            longest = max(len(entry.ids) for entry in entries)
+            tokens = self._texts[bisect.bisect_left(self._texts, longest)]
+            self._fill_rows(entries, _bucket(self._fills, len(entries)), tokens)
 
     def step(self, slots: Sequence[int]) -> list[int]:
         """Take slots forward; see ``Machine``."""
         rows = _bucket(self._rows, len(slots))
         filled = [*slots, *[self._decoder.spare] * (rows - len(slots))]
-        (ended,) = self._graphs.run(("step", rows), self._step, (self._to_device(filled),))
-        found: list[int] = ended.tolist()[: len(slots)]
+        with self._steps.timed("step", len(slots)):
+            (ended,) = self._graphs.run(("step", rows), self._step, (self._to_device(filled),))
+            found: list[int] = ended.tolist()[: len(slots)]
         return found
 
     def decode(self, where: Sequence[tuple[int, int]], frames: int) -> list[bytes | None]:
         """Make audio; see ``Machine``."""
         rows = _bucket(self._rows, len(where))
         filled = [*where, *[(self._codec.spare, 0)] * (rows - len(where))]
-        (given,) = self._graphs.run(
-            ("decode", rows, frames), self._decode(frames), (self._to_device(filled),)
-        )
-        audio = given[: len(where)].cpu().numpy()
+        with self._steps.timed("codec", len(where)):
+            (given,) = self._graphs.run(
+                ("decode", rows, frames), self._decode(frames), (self._to_device(filled),)
+            )
+            audio = given[: len(where)].cpu().numpy()
         return [row[:-1].tobytes() if row[-1] else None for row in audio]
 
     def step_s(self, slots: int) -> float:
