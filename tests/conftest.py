@@ -39,6 +39,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the suite: whatever needs a cluster is one's, files go to either."""
+    for item in items:
+        cluster = item.get_closest_marker("cluster") or "daemon" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("cluster" if cluster else item.path.name))
+
+
 @dataclass(frozen=True)
 class Clip:
     """A recording and what is said in it."""
