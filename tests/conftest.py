@@ -42,7 +42,9 @@ ROOT = HERE.parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the suite: whatever needs a cluster is one's, files go to either."""
     for item in items:
-        cluster = item.get_closest_marker("cluster") or "daemon" in getattr(item, "fixturenames", ())
+        cluster = item.get_closest_marker("cluster") or "daemon" in getattr(
+            item, "fixturenames", ()
+        )
         item.add_marker(pytest.mark.xdist_group("cluster" if cluster else item.path.name))
 
 

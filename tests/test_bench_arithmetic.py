@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from runtime.bench.load import closed_loop, peak_memory, poisson_arrivals
 from runtime.bench.report import commit, device, distribution, report, versions
+from runtime.bench.tts import arriving
 from runtime.bench.wer import plain_words, word_error_rate, word_errors
 from runtime.playback import Playback
+from runtime.speech import SynthesisRequest
 
 Job = Callable[[], Awaitable[None]]
 
@@ -277,3 +279,10 @@ def test_versions_name_what_is_installed_and_nothing_else() -> None:
 
 def test_the_device_names_its_cores() -> None:
     assert f"{os.cpu_count()} cores" in device()
+
+
+def test_requests_arrive_as_often_as_the_time_wants() -> None:
+    requests = [SynthesisRequest(text) for text in "abc"]
+    assert arriving(requests, 0.5, None) == requests
+    assert [request.text for request in arriving(requests, 0.5, 10.0)] == list("abcab")
+    assert len(arriving(requests, 0.5, 0.1)) == 1

@@ -54,7 +54,7 @@ most: list[int] = []
 
 
 def measure(name: str, streams: list[int], utterances: int = 1, **options: Any) -> dict[str, Any]:
-    return bench_synthesizer(name, options, streams, utterances, lambda row: None)
+    return bench_synthesizer(name, options, streams, utterances, None, lambda row: None)
 
 
 def test_an_engine_in_a_wheel_is_measured_without_a_daemon(speech: Any) -> None:

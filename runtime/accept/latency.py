@@ -41,7 +41,7 @@ async def latency_table(
     if "tts" in engines:
         one_by_one = await _one_by_one(client, utterances)
         section.tables["Synthesis, whole utterances one by one"] = [one_by_one]
-        rows = await tts.sweep(client, streams, utterances, on_row("synthesis"))
+        rows = await tts.sweep(client, streams, utterances, None, on_row("synthesis"))
         section.tables["Synthesis"] = rows
         section.lines += [_keeps_up(row) for row in rows if row["pacing"] != "off"]
     if engines.keys() >= {"tts", "live", "file"}:

@@ -14,7 +14,7 @@ from typing import Any
 from runtime.bench.corpus import SENTENCES
 from runtime.bench.load import closed_loop, poisson_arrivals
 from runtime.bench.report import distribution
-from runtime.bench.tts import Tally
+from runtime.bench.tts import Tally, arriving
 from runtime.engines import cuda
 from runtime.memory.device import DeviceMemory, devices, process_bytes, read
 from runtime.memory.process import resident_bytes
@@ -114,6 +114,7 @@ async def sweep(
     engine: Synthesizer,
     streams: Sequence[int],
     utterances: int,
+    paced_s: float | None,
     on_row: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
     """One row for throughput and one at real-time load, for each number of streams.
@@ -130,10 +131,12 @@ async def sweep(
         texts = list(itertools.islice(itertools.cycle(SENTENCES), max(utterances, count)))
         requests = [SynthesisRequest(text, next(voices), language) for text in texts]
         mean_audio_s, x_realtime = 1.0, float(count)
-        for paced in (False, True):
+        for paced in (False, True) if paced_s != 0 else (False,):
             if paced and x_realtime < count:
                 continue
             callers = _Direct(engine)
+            if paced:
+                requests = arriving(requests, count / mean_audio_s, paced_s)
             jobs = [partial(callers.speak, request) for request in requests]
             async with own_peak() as peak:
                 if paced:

@@ -54,12 +54,14 @@ async def sweep(
     client: SpeechClient,
     streams: Sequence[int],
     utterances: int,
+    paced_s: float | None,
     on_row: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
     """One row for throughput and one at real-time load, for each number of streams.
 
     Pacing off: each stream starts its next utterance when its last has ended. Pacing on:
-    Poisson arrivals at the rate that keeps ``streams`` listeners busy.
+    Poisson arrivals at the rate that keeps ``streams`` listeners busy, for ``paced_s`` seconds,
+    or as many utterances as without pacing; 0 leaves these rows out.
     """
     voices = itertools.cycle(await client.voices())
     pid = (await client.info())["TTS"].pid
@@ -68,8 +70,10 @@ async def sweep(
         texts = list(itertools.islice(itertools.cycle(SENTENCES), max(utterances, count)))
         requests = [SynthesisRequest(text, next(voices).name) for text in texts]
         mean_audio_s = 4.0
-        for paced in (False, True):
+        for paced in (False, True) if paced_s != 0 else (False,):
             tally = Tally()
+            if paced:
+                requests = arriving(requests, count / mean_audio_s, paced_s)
             jobs = [partial(_speak, client, request, tally) for request in requests]
             async with peak_memory([pid]) as peak:
                 if paced:
@@ -82,6 +86,14 @@ async def sweep(
             rows.append(row)
             on_row(row)
     return rows
+
+
+def arriving(
+    requests: Sequence[SynthesisRequest], rate: float, seconds: float | None
+) -> list[SynthesisRequest]:
+    """As many of the requests, again and again, as arrive in that time at ``rate`` a second."""
+    count = len(requests) if seconds is None else max(1, round(rate * seconds))
+    return list(itertools.islice(itertools.cycle(requests), count))
 
 
 async def _speak(client: SpeechClient, request: SynthesisRequest, tally: Tally) -> None:

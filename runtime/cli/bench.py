@@ -68,6 +68,13 @@ def tts(
     option: list[str] | None = typer.Option(
         None, "--option", metavar="KEY=VALUE", help="With --engine: any other option it has."
     ),
+    paced_s: float | None = typer.Option(
+        None,
+        "--paced-seconds",
+        min=0.0,
+        help="How long requests arrive in rows at real-time load; 0 leaves these rows out. "
+        "Without it they are as many as without pacing.",
+    ),
     overhead: int = _Overhead,
     as_json: bool = _Json,
 ) -> None:
@@ -79,7 +86,7 @@ def tts(
         if overhead:
             raise InvalidRequest("--overhead compares with a daemon's engine; --engine needs none.")
         with working("measuring ...", quiet=as_json):
-            result = bench_synthesizer(engine, options, counts, utterances, _show(as_json))
+            result = bench_synthesizer(engine, options, counts, utterances, paced_s, _show(as_json))
         _print(result, as_json)
         if not as_json:
             console.print(summary(result))
@@ -89,7 +96,7 @@ def tts(
 
     async def run(client: SpeechClient) -> dict[str, Any]:
         (loaded,) = (await client.info())["TTS"].engines
-        rows = await tts_bench.sweep(client, counts, utterances, _show(as_json))
+        rows = await tts_bench.sweep(client, counts, utterances, paced_s, _show(as_json))
         if overhead:
             local = make_synthesizer(loaded.name)
             await local.load()

@@ -41,6 +41,7 @@ def bench_synthesizer(
     options: Mapping[str, Any],
     streams: Sequence[int],
     utterances: int,
+    paced_s: float | None,
     on_row: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Load an engine here, measure it, and close it again.
@@ -53,14 +54,14 @@ def bench_synthesizer(
         engine = make_synthesizer(name, options)
         try:
             loaded = await engine.load()
-            rows = await sweep(engine, streams, utterances, on_row)
+            rows = await sweep(engine, streams, utterances, paced_s, on_row)
             result = report(name, loaded.seconds, loaded.warmup_ms, rows)
         finally:
             on_gpu = bool(cuda.allocator_peak())
             await engine.close()
         if on_gpu:
             result["device"] = f"{devices(read())[0].name}; {result['device']}"
-        notes = _notes(streams, rows, engine.capabilities.slots)
+        notes = _notes(streams, rows, engine.capabilities.slots, paced=paced_s != 0)
         return {**result, "details": loaded.details, **({"note": notes} if notes else {})}
 
     try:
@@ -75,16 +76,18 @@ def bench_synthesizer(
         raise
 
 
-def _notes(streams: Sequence[int], rows: Sequence[Mapping[str, Any]], slots: int) -> str:
+def _notes(
+    streams: Sequence[int], rows: Sequence[Mapping[str, Any]], slots: int, *, paced: bool
+) -> str:
     notes = []
     if max(streams) > slots:
         notes.append(
             f"The engine serves {slots} at a time; with more streams the others wait, which is in "
             f"their figures."
         )
-    paced = [row["streams"] for row in rows if row["pacing"] != "off"]
-    slow = [count for count in streams if count not in paced]
-    if slow:
+    kept_up = [row["streams"] for row in rows if row["pacing"] != "off"]
+    slow = [count for count in streams if count not in kept_up]
+    if paced and slow:
         notes.append(
             f"No rows with Poisson arrivals at {', '.join(map(str, slow))} streams: the engine is "
             f"slower than that many listeners."
