@@ -116,6 +116,7 @@ class _Marks:
         self.token: float | None = None
         self.clause: float | None = None
         self.audio: float | None = None
+        self.answered = asyncio.Event()
         self.errors: list[str] = []
         self.out_of_order = 0
         self.playback = Playback()
@@ -132,6 +133,7 @@ class _Marks:
     def after_user(self, frame: Frame) -> None:
         if isinstance(frame, LLMContextFrame):
             self.context = time.monotonic()
+            self.answered.clear()
             self.token = self.clause = self.audio = None
 
     def after_llm(self, frame: Frame) -> None:
@@ -152,6 +154,7 @@ class _Marks:
             self._check_order(frame.context_id or "")
         elif isinstance(frame, TTSStoppedFrame):
             self._stopped.add(frame.context_id or "")
+            self.answered.set()
 
     def _check_order(self, context: str) -> None:
         """A context's frames come together, and none after its end."""
@@ -298,6 +301,9 @@ class _Call:
             ) from None
 
     async def _hear_out(self) -> None:
+        """Return once the answer is over, as made and as played."""
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            await self.marks.answered.wait()
         sounds = self.loudspeaker.sounds
         while (left := sounds[-1].end + _QUIET_S - time.monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left)
