@@ -23,6 +23,7 @@ _PACKAGES = (
     "faster-whisper",
     "nemo-toolkit",
     "torch",
+    "pipecat-ai",
 )
 
 
