@@ -236,10 +236,11 @@ async def talk(connection: SmallWebRTCConnection, settings: BotSettings) -> None
     stt = ServeSTTService()
     tts = ServeTTSService(settings=ServeTTSService.Settings(voice=settings.voice))
     llm = language_model(settings)
-    # Loading the two small models takes 0.2 s, which other calls must not hear.
     timing = VADParams(start_secs=START_SECS, stop_secs=STOP_SECS)
-    vad = await asyncio.to_thread(SileroVADAnalyzer, params=timing)
-    smart_turn = await asyncio.to_thread(LocalSmartTurnAnalyzerV3)
+    vad, smart_turn = await asyncio.gather(  # in threads: other calls must not hear it
+        asyncio.to_thread(SileroVADAnalyzer, params=timing),
+        asyncio.to_thread(LocalSmartTurnAnalyzerV3),
+    )
     context = LLMContextAggregatorPair(
         LLMContext(),
         user_params=LLMUserAggregatorParams(
