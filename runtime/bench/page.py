@@ -105,7 +105,11 @@ def _ms(value: float) -> str:
 
 
 def _plot(report: dict[str, Any], target: Path) -> bool:
-    """Latency over the number of streams, a line a path; False if no line has two points."""
+    """Latency over the number of streams, and throughput beside it; a line a path.
+
+    Returns:
+        False if no line of latency has two points.
+    """
     series: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for row in report["rows"]:
         for key in ("first_audio_ms", "final_ms", "turn_ms"):
@@ -122,7 +126,12 @@ def _plot(report: dict[str, Any], target: Path) -> bool:
     mpl.rcParams["svg.hashsalt"] = "speech-runtime"  # the same figures, the same file
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    throughput = _throughput(report)
+    width = 11 if throughput else 7
+    figure, panels = pyplot.subplots(
+        1, 2 if throughput else 1, figsize=(width, 3.6), layout="constrained", squeeze=False
+    )
+    axes = panels[0][0]
     for label, points in series.items():
         streams = [count for count, _ in points]
         axes.plot(streams, [values["p50"] for _, values in points], marker="o", label=label)
@@ -132,16 +141,35 @@ def _plot(report: dict[str, Any], target: Path) -> bool:
             [values["p90"] for _, values in points],
             alpha=0.15,
         )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(streams, [str(count) for count in streams])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("streams at once")
-    axes.set_ylabel("ms (p50, shaded to p90)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    _over_streams(axes, streams, "ms (p50, shaded to p90)")
+    for label, reached in throughput.items():
+        streams = [count for count, _ in reached]
+        panels[0][1].plot(streams, [value for _, value in reached], marker="o", label=label)
+    if throughput:
+        _over_streams(panels[0][1], streams, "seconds of audio a second, all streams")
     figure.savefig(target, metadata={"Date": None})
     pyplot.close(figure)
     return True
+
+
+def _throughput(report: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
+    """Of rows without pacing, by path; paths with one number of streams are left out."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in report["rows"]:
+        if row.get("x_realtime") and row.get("pacing", "off") == "off":
+            path = str(row.get("path", "x_realtime"))
+            found.setdefault(path, []).append((row["streams"], row["x_realtime"]))
+    return {path: points for path, points in found.items() if len(points) > 1}
+
+
+def _over_streams(axes: Any, streams: list[int], label: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(streams, [str(count) for count in streams])
+    axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
+    axes.set_xlabel("streams at once")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
 
 
 def _pacing(row: dict[str, Any]) -> str:
