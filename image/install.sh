@@ -5,7 +5,6 @@
 #     install.sh tools TOOLS                  uv, by content
 #     install.sh packages TOOLS VENV LOCK     a virtual environment with what a lock names
 #     install.sh wheel TOOLS PROJECT DIST     this project's wheel
-#     install.sh project TOOLS VENV DIST      that wheel, into the environment
 set -eu
 
 here=$(dirname "$0")
@@ -28,10 +27,6 @@ packages)
 wheel)
     "$2/bin/uv" build --wheel --python "$python" --build-constraints "$here/build.txt" \
         --out-dir "$4" "$3"
-    ;;
-project)
-    "$2/bin/uv" pip install --python "$3/bin/python" --no-deps --compile-bytecode "$4"/*.whl
-    "$2/bin/uv" pip check --python "$3/bin/python"
     ;;
 *)
     echo "install.sh: no step $1" >&2
