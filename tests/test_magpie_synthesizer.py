@@ -105,12 +105,16 @@ def test_callers_at_once_hear_what_each_would_hear_alone(engine: MagpieSynthesiz
         {"text": THREE, "first_piece": 1},
     ]
     alone = [pcm(speak(engine, **fields, seed=2)) for fields in asked]
+    engine.take_steps()
 
     async def together() -> list[list[AudioChunk]]:
         return await asyncio.gather(*(read(engine, **fields, seed=2) for fields in asked))
 
     for found, wanted in zip(asyncio.run(together()), alone, strict=True):
         assert_same(pcm(found), wanted)
+    steps = engine.take_steps()
+    assert {step.stage for step in steps} == {"prefill", "step", "codec"}
+    assert max(step.batch for step in steps if step.stage == "step") == SLOTS
 
 
 def test_a_request_goes_on_from_within_a_group(engine: MagpieSynthesizer) -> None:
