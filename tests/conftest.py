@@ -321,3 +321,20 @@ def speech(tmp_path: Path, shell: dict[str, str]) -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def tiny_parakeet(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Tiny Parakeet checkpoints by the arguments of ``tiny_parakeet.build_*``, each built once."""
+    from tiny_parakeet import build_offline, build_streaming
+
+    built: dict[str, Path] = {}
+
+    def build(*, streaming: bool, **arguments: Any) -> Path:
+        key = repr((streaming, sorted(arguments.items())))
+        if key not in built:
+            path = tmp_path_factory.mktemp("parakeet") / "parakeet.nemo"
+            built[key] = (build_streaming if streaming else build_offline)(path, **arguments)
+        return built[key]
+
+    return build
