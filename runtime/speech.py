@@ -22,7 +22,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of the calls between client and deployments; both sides must agree."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
@@ -188,12 +188,15 @@ class PartialTranscript:
         utterance: Counts utterances of the stream from 0; the final carries the same.
         start_s: Audio time at which the utterance starts.
         end_s: Audio time up to which it has been heard.
+        stable: How many characters at the start of ``text`` no later event of the utterance
+            changes; 0 where the engine cannot tell.
     """
 
     text: str
     utterance: int
     start_s: float
     end_s: float
+    stable: int = 0
 
 
 @dataclass(frozen=True, slots=True)

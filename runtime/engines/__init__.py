@@ -27,9 +27,9 @@ RECOGNIZERS: Mapping[str, str] = {
     "moonshine": "runtime.engines.embedded.moonshine:MoonshineRecognizer",
     "whisper": "runtime.engines.embedded.whisper:WhisperRecognizer",
     "parakeet": "runtime.engines.parakeet:ParakeetRecognizer",
-    "parakeet-streaming": "runtime.engines.parakeet:StreamingParakeetRecognizer",
+    "parakeet-streaming": "runtime.engines.parakeet.streaming:StreamingParakeetRecognizer",
 }
-PLANNED = frozenset({"parakeet", "parakeet-streaming"})
+PLANNED = frozenset({"parakeet"})
 """Engines that can be configured and planned for, but are not part of this release."""
 
 FOOTPRINTS: Mapping[str, str] = {

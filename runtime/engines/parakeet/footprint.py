@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.engines.models import PARAKEET, PARAKEET_STREAMING, ParakeetModel
+from runtime.engines.models import PARAKEET, ParakeetModel
 from runtime.engines.nvidia import HOST, RESERVE, megabytes, read_options
-from runtime.engines.options import one_of, seconds
+from runtime.engines.options import seconds
+from runtime.engines.parakeet.options import read_streaming_options
 from runtime.memory.footprint import Footprint
 
 SAMPLE_RATE = 16_000
@@ -20,11 +21,6 @@ FRAME_RATE = 12.5  # frames of the encoder a second
 WINDOW_S = 30.0
 MAX_WINDOW_S = 1440.0  # 24 minutes: what NVIDIA's card of parakeet-tdt-0.6b-v2 promises
 MAX_SLOTS = 16  # offline: 16 x 10 s are recognised 2,200 times as fast as they were spoken
-MAX_STREAMS = 512  # streaming: a step of 160 ms takes 55 ms with 512, measured
-CHUNKS_MS: Mapping[int, int] = {80: 0, 160: 1, 560: 6, 1120: 13}
-"""Milliseconds of a step, and frames of lookahead within: what the model was trained for."""
-CHUNK_MS = 160
-
 _FLOAT32 = 4
 _LONGEST_TENSOR = 1 << 31  # numbers; NeMo splits the first convolution's batch beyond that
 # Tensors of the first convolution that are alive at once: its output, and what masking and
@@ -86,21 +82,17 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
 def streaming_footprint(options: Mapping[str, Any]) -> Footprint:
     """Estimate what a replica that recognises live streams needs.
 
-    Options: ``model``, ``weights``, ``dtype``, ``slots``, ``max_slots``, and ``chunk_ms``,
-    the audio of a step: 80, 160, 560 or 1120.
+    Options are those of ``StreamingOptions``.
 
     Raises:
         ConfigError: An option that there is not, or a value that cannot be.
     """
-    read = read_options(
-        "parakeet-streaming", options, PARAKEET_STREAMING, MAX_STREAMS, ("chunk_ms",)
-    )
+    streaming = read_streaming_options(options)
+    read, chunk = streaming.common, streaming.chunk_ms
     model, number = read.model, read.number
-    chunk = options.get("chunk_ms", CHUNK_MS)
-    one_of("chunk_ms", chunk, CHUNKS_MS)
     weights, source = read.weight_bytes(model.parameters)
     state = state_bytes(model, number)
-    frames = CHUNKS_MS[chunk] + 1
+    frames = streaming.right_context + 1
     mels = chunk * MEL_RATE // 1000 + _OVERLAP_MELS
     share = _CACHE_COPIES * _cached_numbers(model) * number
     share += (model.cached_frames + frames) * _CACHED_WIDTHS * model.d * number

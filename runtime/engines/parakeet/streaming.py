@@ -1,0 +1,303 @@
+"""Live recognition with a cache-aware Parakeet: many streams, one batched step for all of them.
+
+Streams push on the event loop. The steps run on the model's thread, one after the other for
+as long as any stream has a full chunk, without a word to the event loop in between but what
+each step said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime.engines.cuda import as_engine_error
+from runtime.engines.magpie.reference import pick_device
+from runtime.engines.parakeet.checkpoint import inspect, load
+from runtime.engines.parakeet.options import read_streaming_options
+from runtime.engines.parakeet.scheduler import Lane, Scheduler, Work
+from runtime.engines.parakeet.session import ParakeetStream
+from runtime.engines.parakeet.step import NOTHING, Chunk, Said, StreamingModel
+from runtime.engines.parakeet.transcript import Pieces, Transcriber, Vocabulary
+from runtime.engines.worker import ModelWorker
+from runtime.errors import ConfigError, EngineFailed, SpeechError
+from runtime.memory.footprint import GIB
+from runtime.models.store import path_of
+from runtime.speech import (
+    FinalTranscript,
+    LoadReport,
+    RecognitionOptions,
+    RecognizerCapabilities,
+    Samples,
+    Transcript,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """What the steps need of a model; see ``StreamingModel``."""
+
+    def step(self, chunks: list[Chunk]) -> list[Said]:
+        """Take some slots one chunk on."""
+        ...
+
+
+class StepLoop:
+    """Streams on an event loop, steps on a thread, and the scheduler between the two."""
+
+    def __init__(self, worker: ModelWorker, scheduler: Scheduler, name: str) -> None:
+        """``name`` is the engine's, for errors."""
+        self._worker, self._scheduler, self._name = worker, scheduler, name
+        self._lock = threading.Lock()  # around the scheduler, and whether the steps run
+        self._running = False
+        self._model: Model | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.steps = 0
+        self.failed_steps = 0
+
+    def start(self, model: Model | None) -> None:
+        """Step with this model from now on; None ends it after the step under way."""
+        self._model = model
+
+    def open(self, stream: ParakeetStream) -> Lane:
+        """Take a slot for a stream.
+
+        Raises:
+            Overloaded: All slots are taken.
+        """
+        with self._lock:
+            return self._scheduler.open(stream)
+
+    def push(self, lane: Lane, samples: Samples) -> None:
+        """See ``Steps``."""
+        with self._lock:
+            self._scheduler.push(lane, samples)
+        self._go()
+
+    def end(self, lane: Lane, request: int, *, last: bool = False) -> None:
+        """See ``Steps``."""
+        with self._lock:
+            self._scheduler.end(lane, request, last=last)
+        self._go()
+
+    def leave(self, lane: Lane) -> None:
+        """See ``Steps``."""
+        with self._lock:
+            self._scheduler.close(lane)
+
+    @property
+    def taken(self) -> int:
+        """Slots that are not free."""
+        with self._lock:
+            return self._scheduler.taken
+
+    def _go(self) -> None:
+        """Let the model's thread step, unless it does."""
+        with self._lock:
+            if self._running or self._model is None or not self._scheduler.waiting:
+                return
+            self._running = True
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._worker.run(self._step_on, loop))
+        self._tasks.add(task)
+        task.add_done_callback(self._stopped)
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # the worker was closed
+            with self._lock:
+                self._running = False
+
+    def _step_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Step for as long as there is something to step with; on the model's thread."""
+        while True:
+            with self._lock:
+                works = self._scheduler.take() if self._model is not None else []
+                if not works:
+                    self._running = False
+                    return
+                model = self._model
+            said, failure = self._step(model, works)
+            with self._lock:
+                self._scheduler.done(works)
+            loop.call_soon_threadsafe(self._hand_over, works, said, failure)
+
+    def _step(
+        self, model: Model | None, works: list[Work]
+    ) -> tuple[list[Said], SpeechError | None]:
+        heard = [work.chunk for work in works if work.chunk is not None]
+        if not heard or model is None:
+            return [NOTHING] * len(works), None
+        try:
+            self.steps += 1
+            said = iter(model.step(heard))
+        except Exception as error:
+            self.failed_steps += 1
+            _log.exception("%s: a step with %d streams failed", self._name, len(heard))
+            return [], as_engine_error(error, self._name)
+        return [NOTHING if work.chunk is None else next(said) for work in works], None
+
+    def _hand_over(self, works: list[Work], said: list[Said], failure: SpeechError | None) -> None:
+        for index, work in enumerate(works):
+            stream = work.lane.owner
+            assert isinstance(stream, ParakeetStream)
+            if failure is not None:
+                # What its state holds after half a step nobody knows.
+                stream.fail(failure)
+            else:
+                stream.hear(work, said[index])
+
+
+class StreamingParakeetRecognizer:
+    """NVIDIA's cache-aware streaming model behind the ``Recognizer`` contract."""
+
+    def __init__(self, **options: Any) -> None:
+        """Options are those of ``StreamingOptions``; files are looked at, nothing is loaded.
+
+        Raises:
+            ConfigError: An option that there is not, or a value that cannot be.
+            CheckpointError: The checkpoint is not there, damaged, or of no kind that runs here.
+        """
+        self._options = read_streaming_options(options)
+        common = self._options.common
+        self._files = inspect(common.weights or path_of(common.model_name))
+        geometry = self._files.geometry
+        if not geometry.streaming:
+            raise ConfigError(
+                f"{self._files.weights} cannot stream ({geometry.describe()}): its attention or "
+                f"its convolutions see all that follows. Engine 'parakeet' recognises recordings "
+                f"with it."
+            )
+        if self._options.right_context not in geometry.right_contexts:
+            listed = ", ".join(str(geometry.chunk_ms(r)) for r in geometry.right_contexts)
+            raise ConfigError(
+                f"chunk_ms is {self._options.chunk_ms}; {self._files.weights} was trained for "
+                f"{listed}."
+            )
+        self._slots = common.batch
+        right = self._options.right_context
+        tail_ms = self._options.tail_ms
+        tail = right * geometry.frame_samples
+        if tail_ms is not None:
+            tail = tail_ms * geometry.sample_rate // 1000
+        self._capabilities = RecognizerCapabilities(
+            languages=geometry.languages,
+            sample_rate=geometry.sample_rate,
+            streaming=True,
+            words=True,
+            slots=self._slots,
+        )
+        self._worker = ModelWorker("parakeet-streaming", extra="nemo")
+        chunk = (right + 1) * geometry.frame_samples
+        scheduler = Scheduler(self._slots, chunk, tail, geometry.hop)
+        self._loop = StepLoop(self._worker, scheduler, "parakeet-streaming")
+        self._model: StreamingModel | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._streams: set[ParakeetStream] = set()
+
+    @property
+    def capabilities(self) -> RecognizerCapabilities:
+        """Languages and lookahead are those of the checkpoint."""
+        return self._capabilities
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Steps, those that failed, and sizes of batches that run without a CUDA graph."""
+        return {
+            "steps": self._loop.steps,
+            "failed_steps": self._loop.failed_steps,
+            "graph_fallbacks": len(self._model.eager) if self._model else 0,
+        }
+
+    async def load(self) -> LoadReport:
+        """Restore the checkpoint, allocate all slots, and capture the graphs."""
+        report = await self._worker.run(self._load)
+        self._loop.start(self._model)
+        return report
+
+    def _load(self) -> LoadReport:
+        device, common = pick_device(self._options.device), self._options.common
+        parakeet = load(self._files, device, common.dtype)
+        loaded = time.perf_counter()
+        model = StreamingModel(parakeet, self._slots, self._options.right_context)
+        model.capture()
+        sustains = model.sustained()
+        nemo = parakeet.model
+        self._vocabulary = Pieces(nemo.tokenizer, list(nemo.joint.vocabulary))
+        self._model = model
+        geometry = self._files.geometry
+        return LoadReport(
+            seconds=parakeet.seconds,
+            warmup_ms=(time.perf_counter() - loaded) * 1e3,
+            details={
+                "checkpoint": str(self._files.weights),
+                "geometry": geometry.describe(),
+                "saved by": f"NeMo {geometry.nemo_version or 'of unknown version'}",
+                "device": device,
+                "dtype": f"{parakeet.dtype} encoder, float32 features and decoder",
+                "weights": f"{parakeet.weight_bytes / GIB:.2f} GiB",
+                "state": f"{model.state_bytes / (self._slots + 1) / 1e6:.2f} MB a stream",
+                "chunk": f"{self._options.chunk_ms} ms",
+            },
+            sustains=sustains,
+        )
+
+    async def exercise(self) -> None:
+        """Take a step with every slot."""
+        await self._worker.run(self._exercise)
+
+    def _exercise(self) -> None:
+        if self._model is None:
+            raise RuntimeError("exercise() was called before load()")
+        silence = np.zeros(self._model.chunk_samples, dtype=np.float32)
+        self._model.step([Chunk(row, silence, True) for row in range(self._slots)])
+
+    def open(self, options: RecognitionOptions) -> ParakeetStream:
+        """Take a slot for a stream; see ``Recognizer.open``."""
+        if self._vocabulary is None:
+            raise RuntimeError("a stream was opened before load()")
+        geometry = self._files.geometry
+        endpoint = None if options.endpoint_ms is None else options.endpoint_ms / 1000
+        transcriber = Transcriber(
+            self._vocabulary,
+            partials=options.partials,
+            words=options.words,
+            endpoint_s=endpoint,
+        )
+        stream = ParakeetStream(
+            self._loop,
+            transcriber,
+            sample_rate=geometry.sample_rate,
+            frame=geometry.frame_samples,
+            on_over=self._streams.discard,
+        )
+        self._streams.add(stream)
+        return stream
+
+    async def transcribe(self, samples: Samples, options: RecognitionOptions) -> Transcript:
+        """Recognise a recording in memory; see ``Recognizer.transcribe``."""
+        stream = self.open(replace(options, partials=False))
+        try:
+            await stream.push(samples)
+            await stream.finish()
+            finals = [e async for e in stream.events() if isinstance(e, FinalTranscript)]
+        finally:
+            await stream.close()
+        return Transcript.of(finals, len(samples) / self._capabilities.sample_rate)
+
+    async def close(self) -> None:
+        """End all streams, and free the model and its graphs."""
+        self._loop.start(None)
+        for stream in tuple(self._streams):
+            stream.fail(EngineFailed("parakeet-streaming has been closed."))
+        self._worker.close()
+        await self._worker.finished()
+        self._model = None
+        self._vocabulary = None
