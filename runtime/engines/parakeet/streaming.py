@@ -98,6 +98,12 @@ class StepLoop:
         with self._lock:
             return self._scheduler.taken
 
+    @property
+    def busy(self) -> bool:
+        """Whether a step runs, or waits to."""
+        with self._lock:
+            return self._running or self._scheduler.waiting
+
     def _go(self) -> None:
         """Let the model's thread step, unless it does."""
         with self._lock:
