@@ -14,7 +14,7 @@ from runtime.engines.parakeet.scheduler import Lane, Scheduler, Work
 from runtime.errors import Overloaded
 from runtime.speech import Samples
 
-SLOTS, CHUNK, TAIL, LEAST = 3, 100, 30, 10
+SLOTS, MOST, CHUNK, TAIL, LEAST = 3, 2, 100, 30, 10
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Room:
     def begin_step(self) -> None:
         if self.step:
             return
-        self.step = self.scheduler.take()
+        self.step = self.scheduler.take(MOST)
         rows = Counter(work.lane.row for work in self.step)
         assert not rows or max(rows.values()) == 1, "a slot is in a step once"
         for work in self.step:

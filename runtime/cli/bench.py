@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -26,10 +26,14 @@ from runtime.bench import tts as tts_bench
 from runtime.bench import turn as turn_bench
 from runtime.bench.private import private_daemon
 from runtime.bench.report import report
-from runtime.cli.bench_engine import bench_synthesizer, engine_options, summary
+from runtime.cli.bench_engine import (
+    bench_recognizer,
+    bench_synthesizer,
+    engine_options,
+    summary,
+)
 from runtime.cli.output import console, notes, print_json, working
 from runtime.client import SpeechClient
-from runtime.config import BUILDER
 from runtime.daemon import running_daemon
 from runtime.engines import make_recognizer, make_synthesizer
 from runtime.errors import InvalidRequest
@@ -41,7 +45,11 @@ app = typer.Typer(help="Measure the daemon from the caller's side.", no_args_is_
 _Streams = typer.Option("1,2,4", "--streams", help="Streams at once, for each row.")
 _Utterances = typer.Option(16, "--utterances", help="Utterances a row.")
 _Engine = typer.Option(
-    None, "--engine", help="Start a daemon of its own with this engine; else the running one."
+    None, "--engine", help="This engine in this process, without a daemon; else the running one."
+)
+_Weights = typer.Option(None, "--weights", help="With --engine: its checkpoint, a .nemo.")
+_Option = typer.Option(
+    None, "--option", metavar="KEY=VALUE", help="With --engine: any other option it has."
 )
 _Overhead = typer.Option(
     0, "--overhead", help="Repeats against the same engine in this process; 0 leaves it out."
@@ -53,21 +61,13 @@ _Json = typer.Option(False, "--json", help="Print one JSON object.")
 def tts(
     streams: str = _Streams,
     utterances: int = _Utterances,
-    engine: str | None = typer.Option(
-        None,
-        "--engine",
-        help="This engine in this process, without a daemon; else the running one.",
-    ),
-    weights: str | None = typer.Option(
-        None, "--weights", help="With --engine: its checkpoint, a .nemo."
-    ),
+    engine: str | None = _Engine,
+    weights: str | None = _Weights,
     codec: str | None = typer.Option(None, "--codec", help="With --engine: Magpie's codec."),
     longest_s: float | None = typer.Option(
         None, "--max-utterance-s", help="With --engine: end each chunk there, for random weights."
     ),
-    option: list[str] | None = typer.Option(
-        None, "--option", metavar="KEY=VALUE", help="With --engine: any other option it has."
-    ),
+    option: list[str] | None = _Option,
     paced_s: float | None = typer.Option(
         None,
         "--paced-seconds",
@@ -83,16 +83,14 @@ def tts(
     named = {"weights": weights, "codec": codec, "max_utterance_s": longest_s}
     options = engine_options(option or []) | {k: v for k, v in named.items() if v is not None}
     if engine is not None:
-        if overhead:
-            raise InvalidRequest("--overhead compares with a daemon's engine; --engine needs none.")
+        _without_overhead(overhead)
         with working("measuring ...", quiet=as_json):
             result = bench_synthesizer(engine, options, counts, utterances, paced_s, _show(as_json))
         _print(result, as_json)
         if not as_json:
             console.print(summary(result))
         return
-    if options:
-        raise InvalidRequest(f"{', '.join(options)}: these are options of --engine NAME.")
+    _without_options(options)
 
     async def run(client: SpeechClient) -> dict[str, Any]:
         (loaded,) = (await client.info())["TTS"].engines
@@ -103,8 +101,7 @@ def tts(
             rows += await tts_bench.overhead(client, local, overhead)
         return report(loaded.name, loaded.load.seconds, loaded.load.warmup_ms, rows)
 
-    with _settings(None) as settings:
-        _print(asyncio.run(_connected(settings, run)), as_json)
+    _print(asyncio.run(_connected(Settings(), run)), as_json)
 
 
 @app.command()
@@ -112,11 +109,21 @@ def asr(
     streams: str = _Streams,
     utterances: int = _Utterances,
     engine: str | None = _Engine,
+    weights: str | None = _Weights,
+    option: list[str] | None = _Option,
     overhead: int = _Overhead,
     as_json: bool = _Json,
 ) -> None:
     """Time from the last sample to the final transcript, throughput and word errors."""
     counts = _counts(streams)
+    options = engine_options(option or []) | ({} if weights is None else {"weights": weights})
+    if engine is not None:
+        _without_overhead(overhead)
+        with working("measuring ...", quiet=as_json):
+            result = bench_recognizer(engine, options, counts, utterances, _show(as_json))
+        _print(result, as_json)
+        return
+    _without_options(options)
 
     async def run(client: SpeechClient) -> dict[str, Any]:
         engines = {loaded.role: loaded for loaded in (await client.info())["ASR"].engines}
@@ -133,9 +140,7 @@ def asr(
             rows,
         )
 
-    args = {"asr": {"live": {"engine": engine}, "file": {"engine": engine}}}
-    with _settings(args | {"tts": {"engine": "hibari"}} if engine else None) as settings:
-        _print(asyncio.run(_connected(settings, run)), as_json)
+    _print(asyncio.run(_connected(Settings(), run)), as_json)
 
 
 @app.command()
@@ -305,15 +310,14 @@ async def _connected(
         await client.aclose()
 
 
-@contextmanager
-def _settings(args: dict[str, Any] | None) -> Iterator[Settings]:
-    """Where the daemon to be measured is: the running one, or one started for these arguments."""
-    if args is None:
-        yield Settings()
-        return
-    application = {"name": "speech", "route_prefix": None, "import_path": BUILDER, "args": args}
-    with private_daemon({"proxy_location": "Disabled", "applications": [application]}) as settings:
-        yield settings
+def _without_overhead(overhead: int) -> None:
+    if overhead:
+        raise InvalidRequest("--overhead compares with a daemon's engine; --engine needs none.")
+
+
+def _without_options(options: dict[str, Any]) -> None:
+    if options:
+        raise InvalidRequest(f"{', '.join(options)}: these are options of --engine NAME.")
 
 
 def _counts(streams: str) -> list[int]:

@@ -1,19 +1,23 @@
-"""``speech bench tts --engine``: an engine in this process, its options, and its table."""
+"""``speech bench tts|asr --engine``: an engine in this process, its options, and its table."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import yaml
 from rich.table import Table
 
-from runtime.bench.in_process import sweep
+from runtime.bench import in_process, in_process_asr
 from runtime.bench.report import report
-from runtime.engines import cuda, make_synthesizer
+from runtime.engines import cuda, make_recognizer, make_synthesizer
 from runtime.errors import InvalidRequest, SpeechError
 from runtime.memory.device import devices, read
+from runtime.speech import Recognizer, Synthesizer
+
+EngineT = TypeVar("EngineT", Synthesizer, Recognizer)
+Rows = list[dict[str, Any]]
 
 
 def engine_options(given: Sequence[str]) -> dict[str, Any]:
@@ -50,18 +54,52 @@ def bench_synthesizer(
         SpeechError: There is no such engine, it does not take these options, or it failed.
     """
 
+    async def measure(engine: Synthesizer) -> tuple[Rows, str]:
+        rows = await in_process.sweep(engine, streams, utterances, paced_s, on_row)
+        return rows, _notes(streams, rows, engine.capabilities.slots, paced=paced_s != 0)
+
+    return _benched(name, make_synthesizer(name, options), measure)
+
+
+def bench_recognizer(
+    name: str,
+    options: Mapping[str, Any],
+    streams: Sequence[int],
+    utterances: int,
+    on_row: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """The same for an engine that listens.
+
+    Raises:
+        SpeechError: There is no such engine, it does not take these options, or it failed.
+    """
+    engine = make_recognizer(name, options)
+    if max(streams) > engine.capabilities.slots:
+        raise InvalidRequest(
+            f"{max(streams)} streams are more than the {engine.capabilities.slots} that the engine "
+            f"holds; give it more with --option slots={max(streams)}."
+        )
+
+    async def measure(engine: Recognizer) -> tuple[Rows, str]:
+        rows = await in_process_asr.sweep(engine, streams, utterances, on_row)
+        return rows, "The audio is babble: times count, words do not."
+
+    return _benched(name, engine, measure)
+
+
+def _benched(
+    name: str, engine: EngineT, measure: Callable[[EngineT], Awaitable[tuple[Rows, str]]]
+) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
-        engine = make_synthesizer(name, options)
         try:
             loaded = await engine.load()
-            rows = await sweep(engine, streams, utterances, paced_s, on_row)
+            rows, notes = await measure(engine)
             result = report(name, loaded.seconds, loaded.warmup_ms, rows)
         finally:
             on_gpu = bool(cuda.allocator_peak())
             await engine.close()
         if on_gpu:
             result["device"] = f"{devices(read())[0].name}; {result['device']}"
-        notes = _notes(streams, rows, engine.capabilities.slots, paced=paced_s != 0)
         return {**result, "details": loaded.details, **({"note": notes} if notes else {})}
 
     try:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime.engines.parakeet.inputs import Chunk
 from runtime.engines.parakeet.scheduler import Scheduler
 from runtime.engines.parakeet.session import ParakeetStream
-from runtime.engines.parakeet.step import NOTHING, Chunk, Said
+from runtime.engines.parakeet.step import NOTHING, Said
 from runtime.engines.parakeet.streaming import StepLoop
 from runtime.engines.parakeet.transcript import Transcriber
 from runtime.engines.worker import ModelWorker
@@ -43,14 +44,28 @@ class Numbers:
 class ScriptedModel:
     """Says what frames hold; may be held within a step, and may fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
         self.batches: list[int] = []
+        self._current: Sequence[Chunk] | None = None
         self.failure: Exception | None = None
         self.begun = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def step(self, chunks: Sequence[Chunk]) -> list[Said]:
+    def prepare(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        assert 0 < len(chunks) <= self.batch
+        rows = [chunk.row for chunk in (*chunks, *(self._current or ()))]
+        assert len(set(rows)) == len(rows), "a slot is in one step at a time"
+        return chunks
+
+    def launch(self, chunks: Sequence[Chunk]) -> None:
+        assert self._current is None, "one step at a time"
+        self._current = chunks
+
+    def collect(self, chunks: Sequence[Chunk]) -> list[Said]:
+        assert self._current is chunks
+        self._current = None
         self.begun.set()
         assert self.may_go_on.wait(60), "a test has held the model and not let it go"
         if self.failure is not None:
@@ -67,8 +82,8 @@ class ScriptedModel:
 class Fixture:
     """A scripted model with slots."""
 
-    def __init__(self, slots: int) -> None:
-        self.model = ScriptedModel()
+    def __init__(self, slots: int, batch: int) -> None:
+        self.model = ScriptedModel(batch)
         self.worker = ModelWorker("scripted")
         scheduler = Scheduler(slots, CHUNK, TAIL, LEAST)
         self.steps = StepLoop(self.worker, scheduler, "scripted")
@@ -104,11 +119,13 @@ async def finals_of(stream: ParakeetStream) -> list[FinalTranscript]:
     return [event for event in await events_of(stream) if isinstance(event, FinalTranscript)]
 
 
-def play(script: Callable[[Fixture], Coroutine[Any, Any, None]], slots: int = 4) -> None:
+def play(
+    script: Callable[[Fixture], Coroutine[Any, Any, None]], slots: int = 4, batch: int = 96
+) -> None:
     """Run a script; whatever it does, the model is let go afterwards, and no slot is taken."""
 
     async def main() -> None:
-        fixture = Fixture(slots)
+        fixture = Fixture(slots, batch)
         try:
             async with asyncio.timeout(60):
                 await script(fixture)

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tiny_magpie import quiet, seeded
+
+from runtime.bench.babble import babble
 
 TOKENS_PER_SECOND = 3.5
 _CALIBRATION_S = 10
@@ -136,24 +136,6 @@ def _build(path: Path, *, streaming: bool, full: bool, seed: int, **overrides: A
     return path
 
 
-def babble(seconds: float, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Sounds that change every 60 to 300 ms, as those of speech do, float32 at 16 kHz.
-
-    A random model answers stationary noise with the same token for ever.
-    """
-    draw = np.random.default_rng(seed)
-    left, parts = round(seconds * 16_000), []
-    while left > 0:
-        length = min(left, int(draw.integers(960, 4800)))
-        times = np.arange(length) / 16_000
-        pitch, formant = draw.uniform(80, 300), draw.uniform(300, 3500)
-        sound = np.sin(2 * np.pi * pitch * times) * np.sin(2 * np.pi * formant * times)
-        sound += draw.uniform(0.0, 0.6) * draw.standard_normal(length)
-        parts.append(draw.choice([0.003, 0.03, 0.1, 0.3]) * sound)
-        left -= length
-    return np.concatenate(parts)[: round(seconds * 16_000)].astype(np.float32)
-
-
 def _calibrate(model: Any) -> None:
     """Let tokens vary with the sound, and about ``TOKENS_PER_SECOND`` of them be emitted.
 
@@ -171,11 +153,14 @@ def _calibrate(model: Any) -> None:
         last.bias.zero_()
         if extra:
             last.weight[labels:].mul_(0.1)
-            last.bias[labels:] = torch.tensor([-3.0, 0.0, 0.7, 0.7, 0.7])
-        sound = torch.from_numpy(babble(_CALIBRATION_S))[None]
+            last.bias[labels:] = torch.tensor([-3.0, 0.0, 0.7, 0.7, 0.7]).to(last.bias)
+        device = last.weight.device
+        sound = torch.from_numpy(babble(_CALIBRATION_S))[None].to(device)
         features, lengths = model.preprocessor(
-            input_signal=sound, length=torch.tensor([sound.shape[1]])
+            input_signal=sound, length=torch.tensor([sound.shape[1]], device=device)
         )
+        if model.encoder.att_context_style == "chunked_limited":  # as a stream is heard
+            model.encoder.set_default_att_context_size([70, 1])
         # Unnormalised features would make all frames alike before the first layer.
         seen: list[Any] = []
         out = model.encoder.pre_encode.out
@@ -187,19 +172,20 @@ def _calibrate(model: Any) -> None:
         _spread(joint.enc, encoded[0].T, 1.0)
         # A token that has been said makes itself less likely, or a frame would repeat it.
         model.decoder.prediction["embed"].weight.mul_(4.0)
-        tokens = torch.arange(labels - 1)[:, None]
+        tokens = torch.arange(labels - 1, device=device)[:, None]
         said, _ = model.decoder.predict(tokens, state=None, add_sos=False, batch_size=labels - 1)
         against = -_INHIBITION * torch.nn.functional.normalize(last.weight[: labels - 1], dim=1)
         joint.pred.weight.copy_(torch.linalg.lstsq(said[:, 0], against).solution.T)
         joint.pred.bias.zero_()
-        low, high = -20.0, 20.0
-        for _ in range(12):
-            last.bias[labels - 1] = (low + high) / 2
+        wanted, low, high = TOKENS_PER_SECOND * _CALIBRATION_S, -20.0, 20.0
+        tried = []
+        for _ in range(14):
+            bias = (low + high) / 2
+            last.bias[labels - 1] = bias
             (heard,) = model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths)
-            if len(heard.y_sequence) > TOKENS_PER_SECOND * _CALIBRATION_S:
-                low = (low + high) / 2
-            else:
-                high = (low + high) / 2
+            tried.append((abs(len(heard.y_sequence) - wanted), bias))
+            low, high = (bias, high) if len(heard.y_sequence) > wanted else (low, bias)
+        last.bias[labels - 1] = min(tried)[1]  # more bias is not always fewer tokens
 
 
 def _spread(linear: Any, inputs: Any, scale: float) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
-from runtime.engines.parakeet.step import Chunk
+from runtime.engines.parakeet.inputs import Chunk
 from runtime.errors import Overloaded
 from runtime.speech import Samples
 
@@ -97,9 +98,9 @@ class Scheduler:
         return self._slots - len(self._free)
 
     @property
-    def waiting(self) -> bool:
-        """Whether there is anything for a step."""
-        return bool(self._ready)
+    def waiting(self) -> int:
+        """How many streams have something for a step."""
+        return len(self._ready)
 
     def open(self, owner: object) -> Lane:
         """Take a slot.
@@ -141,13 +142,15 @@ class Scheduler:
         lane._ends.append(_End(lane._pushed, request, last))
         self._note(lane)
 
-    def take(self) -> list[Work]:
+    def take(self, most: int) -> list[Work]:
         """The next step: a part of each stream that has one, the longest waiting first.
 
-        Streams in it wait until ``done`` is called.
+        Streams in it wait until ``done`` is called; those beyond ``most`` are in the next one.
         """
-        ready, self._ready = self._ready, {}
-        return [self._next(lane) for lane in ready]
+        lanes = list(islice(self._ready, most))
+        for lane in lanes:
+            del self._ready[lane]
+        return [self._next(lane) for lane in lanes]
 
     def done(self, works: list[Work]) -> None:
         """The step has ended; its streams go on, and slots of those that left are free."""

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from runtime.engines.cuda import as_engine_error
-from runtime.engines.magpie.reference import pick_device
+from runtime.engines.nemo import pick_device
 from runtime.engines.parakeet.checkpoint import inspect, load
+from runtime.engines.parakeet.inputs import Chunk
 from runtime.engines.parakeet.options import read_streaming_options
 from runtime.engines.parakeet.scheduler import Lane, Scheduler, Work
 from runtime.engines.parakeet.session import ParakeetStream
-from runtime.engines.parakeet.step import NOTHING, Chunk, Said, StreamingModel
+from runtime.engines.parakeet.step import NOTHING, Said, StreamingModel
 from runtime.engines.parakeet.transcript import Pieces, Transcriber, Vocabulary
 from runtime.engines.worker import ModelWorker
 from runtime.errors import ConfigError, EngineFailed, SpeechError
@@ -41,12 +43,41 @@ from runtime.speech import (
 _log = logging.getLogger(__name__)
 
 
+_EARLY = 64
+"""So many streams must wait for a step to be prepared while another runs. Fewer are prepared
+in no time, and meanwhile others may join them."""
+
+_SWITCH_S = 0.0005
+"""How soon the model's thread gets the interpreter when it has waited for the device: each of
+its few calls would else wait for up to 5 ms while the event loop is busy."""
+
+
 class Model(Protocol):
     """What the steps need of a model; see ``StreamingModel``."""
 
-    def step(self, chunks: list[Chunk]) -> list[Said]:
-        """Take some slots one chunk on."""
+    batch: int
+
+    def prepare(self, chunks: Sequence[Chunk]) -> Any:
+        """Send the inputs of a step."""
         ...
+
+    def launch(self, prepared: Any) -> None:
+        """Begin it."""
+        ...
+
+    def collect(self, prepared: Any) -> list[Said]:
+        """Wait for it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step under way: its parts, what the model knows it by, and what has gone wrong."""
+
+    works: list[Work]
+    prepared: Any = None
+    failure: SpeechError | None = None
+    said: list[Said] = field(default_factory=list)
 
 
 class StepLoop:
@@ -102,7 +133,7 @@ class StepLoop:
     def busy(self) -> bool:
         """Whether a step runs, or waits to."""
         with self._lock:
-            return self._running or self._scheduler.waiting
+            return self._running or self._scheduler.waiting > 0
 
     def _go(self) -> None:
         """Let the model's thread step, unless it does."""
@@ -123,42 +154,81 @@ class StepLoop:
 
     def _step_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Step for as long as there is something to step with; on the model's thread."""
+        current: _Step | None = None
         while True:
-            with self._lock:
-                works = self._scheduler.take() if self._model is not None else []
-                if not works:
-                    self._running = False
+            following = None
+            if current is None or self._many_wait():
+                following = self._take(stop=current is None)
+            if current is None:
+                current = following
+                if current is None:
                     return
-                model = self._model
-            said, failure = self._step(model, works)
+                self._guard(current, self._launch)
+                continue
+            self._guard(current, self._collect)
             with self._lock:
-                self._scheduler.done(works)
-            loop.call_soon_threadsafe(self._hand_over, works, said, failure)
+                self._scheduler.done(current.works)
+            following = following or self._take(stop=False)
+            if following is not None:
+                self._guard(following, self._launch)
+            loop.call_soon_threadsafe(self._hand_over, current)
+            current = following
 
-    def _step(
-        self, model: Model | None, works: list[Work]
-    ) -> tuple[list[Said], SpeechError | None]:
-        heard = [work.chunk for work in works if work.chunk is not None]
-        if not heard or model is None:
-            return [NOTHING] * len(works), None
-        try:
+    def _many_wait(self) -> bool:
+        with self._lock:
+            return self._scheduler.waiting >= _EARLY
+
+    def _take(self, *, stop: bool = True) -> _Step | None:
+        """Prepare the next step; if there is none, and ``stop``, the thread is done."""
+        model = self._model
+        with self._lock:
+            works = [] if model is None else self._scheduler.take(model.batch)
+            if not works:
+                self._running = self._running and not stop
+                return None
+        step = _Step(works)
+        self._guard(step, self._prepare)
+        return step
+
+    def _prepare(self, model: Model, step: _Step) -> None:
+        chunks = [work.chunk for work in step.works if work.chunk is not None]
+        if chunks:
+            step.prepared = model.prepare(chunks)
+
+    def _launch(self, model: Model, step: _Step) -> None:
+        if step.prepared is not None:
+            model.launch(step.prepared)
             self.steps += 1
-            said = iter(model.step(heard))
+
+    def _collect(self, model: Model, step: _Step) -> None:
+        said = iter([] if step.prepared is None else model.collect(step.prepared))
+        step.said = [NOTHING if work.chunk is None else next(said) for work in step.works]
+
+    def _guard(self, step: _Step, part: Callable[[Model, _Step], None]) -> None:
+        """Do a part of a step; one that fails is given up."""
+        model = self._model
+        if step.failure is not None:
+            return
+        try:
+            if model is None:
+                raise EngineFailed(f"{self._name} has been closed.")
+            part(model, step)
+        except SpeechError as error:
+            step.failure = error
         except Exception as error:
             self.failed_steps += 1
-            _log.exception("%s: a step with %d streams failed", self._name, len(heard))
-            return [], as_engine_error(error, self._name)
-        return [NOTHING if work.chunk is None else next(said) for work in works], None
+            _log.exception("%s: a step with %d streams failed", self._name, len(step.works))
+            step.failure = as_engine_error(error, self._name)
 
-    def _hand_over(self, works: list[Work], said: list[Said], failure: SpeechError | None) -> None:
-        for index, work in enumerate(works):
+    def _hand_over(self, step: _Step) -> None:
+        for index, work in enumerate(step.works):
             stream = work.lane.owner
             assert isinstance(stream, ParakeetStream)
-            if failure is not None:
+            if step.failure is not None:
                 # What its state holds after half a step nobody knows.
-                stream.fail(failure)
+                stream.fail(step.failure)
             else:
-                stream.hear(work, said[index])
+                stream.hear(work, step.said[index])
 
 
 class StreamingParakeetRecognizer:
@@ -225,6 +295,8 @@ class StreamingParakeetRecognizer:
     async def load(self) -> LoadReport:
         """Restore the checkpoint, allocate all slots, and capture the graphs."""
         report = await self._worker.run(self._load)
+        if self._model is not None and report.details["device"] == "cuda":
+            sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._loop.start(self._model)
         return report
 
@@ -263,7 +335,10 @@ class StreamingParakeetRecognizer:
         if self._model is None:
             raise RuntimeError("exercise() was called before load()")
         silence = np.zeros(self._model.chunk_samples, dtype=np.float32)
-        self._model.step([Chunk(row, silence, True) for row in range(self._slots)])
+        rows = range(self._slots)
+        for start in range(0, self._slots, self._model.batch):
+            batch = rows[start : start + self._model.batch]
+            self._model.step([Chunk(row, silence, True) for row in batch])
 
     def open(self, options: RecognitionOptions) -> ParakeetStream:
         """Take a slot for a stream; see ``Recognizer.open``."""
