@@ -16,8 +16,8 @@ from torch import Tensor
 
 from runtime.engines.graphs import Graphs
 from runtime.engines.magpie.checkpoint import Magpie
-from runtime.engines.magpie.codec import Codec, make_codec
-from runtime.engines.magpie.decoder import Decoder
+from runtime.engines.magpie.codec import Codec, IncrementalCodec, make_codec
+from runtime.engines.magpie.decoder import Decoder, make_step
 from runtime.engines.magpie.prefill import HISTORY, Chunk, Entry, Voice
 from runtime.engines.magpie.scheduler import FILLS, FRAMES, Part
 from runtime.engines.steps import StepLog
@@ -81,6 +81,7 @@ class MagpieMachine:
     ) -> None:
         """The first three on one device; ``sample_rate`` in Hz."""
         self._decoder, self._codec, self._graphs, self._steps = decoder, codec, graphs, steps
+        self._take_step = make_step(decoder)
         self._device = decoder.state.keys.device
         self.sample_rate = sample_rate
         self.samples_per_frame = codec.samples_per_frame
@@ -133,6 +134,13 @@ class MagpieMachine:
         slots = self._decoder.extent.slots
         return {
             "slots": f"{slots} of {(state + codec) / (1 << 20):.1f} MiB",
+            "kernels": ", ".join(
+                f"{what} {'plain' if plain else 'fused'}"
+                for what, plain in (
+                    ("step", self._take_step == self._decoder.step),
+                    ("codec", isinstance(self._codec, IncrementalCodec)),
+                )
+            ),
             "graphs": f"{self._graphs.captured} captured, {self._graphs.fallbacks} eager instead",
             "steps": ", ".join(f"{rows}: {s * 1e3:.2f} ms" for rows, s in self._step_s.items()),
         }
@@ -208,7 +216,7 @@ class MagpieMachine:
         return ()
 
     def _step(self, slots: Tensor) -> tuple[Tensor]:
-        self._decoder.step(slots)
+        self._take_step(slots)
         return (self._decoder.state.ended[slots],)
 
     def _decode(self, frames: int) -> Callable[[Tensor], tuple[Tensor]]:

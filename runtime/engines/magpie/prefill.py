@@ -110,7 +110,7 @@ class Prefill:
         self._weights, self._state, self._rules = weights, state, rules
         self._context = context
         self._device, self._dtype = state.keys.device, state.keys.dtype
-        self._untold = self._without_text() if rules.pair == 2 else None
+        self.untold = self._without_text() if rules.pair == 2 else None
 
     def voice(self, context: Tensor) -> Voice:
         """Prepare a voice, from its context embedding of shape ``(places, d)``."""
@@ -210,9 +210,9 @@ class Prefill:
             )
             hidden = hidden + change
             hidden = hidden + feed_forward(layer, hidden)
-        if self._untold is not None:
+        if self.untold is not None:
             rows = len(slots)
-            for cache, known in zip((state.keys, state.values), self._untold, strict=True):
+            for cache, known in zip((state.keys, state.values), self.untold, strict=True):
                 part = cache[:, :, :, : self._context]
                 part.index_copy_(1, told + 1, known[:, None].expand(-1, rows, -1, -1, -1))
 
