@@ -26,15 +26,18 @@ class Tile(NamedTuple):
     stages: int
 
 
-def tile(columns: int, rows: int) -> Tile:
-    """The tile for a product of so many columns and rows, as measured on an H100."""
-    if rows <= 64:
+def tile(columns: int, rows: int, adds: bool) -> Tile:
+    """The tile for a product of so many columns and rows, to which a residual is added or not.
+
+    Few, since each is compiled for every layer; the fastest of twenty on an H100, or near it.
+    """
+    if columns > 256 and rows <= 64:
         return Tile(16, 32, 128, 4, 4)
-    if rows <= 1024:
-        return Tile(32, 64, 64, 4, 4)
-    if rows <= 4096:
-        return Tile(64, 64, 64, 4, 4)
-    return Tile(128, 128, 64, 8, 3)
+    if rows <= (256 if columns > 256 else 512 if columns > 128 else 2048):
+        return Tile(64, 64, 64, 4, 5)
+    if 128 < columns <= 256 and rows >= 8192 and not adds:
+        return Tile(128, 256, 64, 8, 3)
+    return Tile(64, 128, 64, 4, 3)
 
 
 def fold(width: int) -> int:
@@ -188,7 +191,7 @@ class Convolution(Layer):
         """
         width, columns = self._out, self._fold * self._out
         per_row = -(-times // (self._fold * self._dilation)) * self._dilation
-        block = tile(columns, run.rows * per_row)
+        block = tile(columns, run.rows * per_row, self._adds)
         tiles = -(-run.rows * per_row // block.rows) * -(-columns // block.columns)
         paths = len(self._taps)
         shared = residual is not raw
@@ -197,6 +200,7 @@ class Convolution(Layer):
             source if residual is None else residual,
             source if raw is None else raw,
             source if activated is None else activated,
+            activated if self._alphas is not None else raw,
             self._matrix,
             self._bias,
             self._bias if self._alphas is None else self._alphas,
@@ -204,10 +208,11 @@ class Convolution(Layer):
             times,
             self._dilation,
             self.past,
-            self.raw_past,
-            self.after,
             0 if shared else self.raw_past,
             int(shared),
+            self.raw_past,
+            self.after,
+            int(self._alphas is not None),
             PATHS=paths,
             SOURCE_WIDTH=self.width,
             WIDTH=width,
@@ -216,7 +221,6 @@ class Convolution(Layer):
             COLUMNS=self._matrix.shape[1],
             RESIDUAL=self._adds,
             RAW=self._raw,
-            ACTIVATED=self._alphas is not None,
             BLOCK_M=block.rows,
             BLOCK_N=block.columns,
             BLOCK_K=block.inner,
@@ -298,10 +302,10 @@ class Upsampling(Layer):
         tiles *= self.rate // phases
         kernels.upsample[(tiles + run.rows * self._carriers,)](
             source, raw, activated, self._weight, self._bias, self._before, self._alphas,
-            *self._carrying(run), times, self.past, self.after,
+            *self._carrying(run), times, self.past, self.after, phases,
             SOURCE_PATHS=len(self.lengths), SOURCE_WIDTH=self.width,
             SOURCE_SNAKED=self._channels, PATHS=len(self._alphas), WIDTH=self._out,
-            SNAKED=self._channels // 2, RATE=self.rate, PHASES=phases,
+            SNAKED=self._channels // 2, RATE=self.rate,
             BLOCK_T=block_t, BLOCK_C=block_c, CARRY=_CARRY,
         )  # fmt: skip
 

@@ -23,7 +23,8 @@ _ROUNDER: tl.constexpr = tl.constexpr(12582912.0)
 
 # Values that kernels are not compiled anew for.
 _VARIES = ["rows", "parts", "times", "frames", "dilation", "past", "source_past", "raw_past"]
-_VARIES += ["activated_past", "residual_past", "residual_shared"]
+_VARIES += ["activated_past", "following_past", "residual_past", "residual_shared", "activates"]
+_VARIES += ["phases"]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -103,12 +104,12 @@ def _carry(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=_VARIES)  # type: ignore[untyped-decorator]
 def convolve(  # type: ignore[no-untyped-def]
-    source, residual, raw, activated, weights, biases, alphas, table, parts, state, state_size,
-    slots, rows, times, dilation,
-    source_past, raw_past, activated_past, residual_past, residual_shared,
+    source, residual, raw, activated, following, weights, biases, alphas,
+    table, parts, state, state_size, slots, rows, times, dilation,
+    source_past, residual_past, residual_shared, raw_past, following_past, activates,
     PATHS: tl.constexpr, SOURCE_WIDTH: tl.constexpr, WIDTH: tl.constexpr, SNAKED: tl.constexpr,
     FOLD: tl.constexpr, COLUMNS: tl.constexpr,
-    RESIDUAL: tl.constexpr, RAW: tl.constexpr, ACTIVATED: tl.constexpr,
+    RESIDUAL: tl.constexpr, RAW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     CARRY: tl.constexpr,
 ):  # fmt: skip
@@ -117,9 +118,9 @@ def convolve(  # type: ignore[no-untyped-def]
     ``FOLD`` outputs, a dilation apart, are columns of one product: narrow layers read their
     input that much less often, for some multiplications with zeros.
 
-    ``activated`` (else ``raw``) is what the next layer reads, and gets its past. ``residual``
-    may be ``raw``: a program reads there what it writes, no more. It is one for all paths
-    where ``residual_shared`` is 1.
+    ``following`` is what the next layer reads, and gets its past: ``activated`` where
+    ``activates`` is 1, else ``raw``. ``residual`` may be ``raw``: a program reads there what it
+    writes, no more. It is one for all paths where ``residual_shared`` is 1.
     """
     program = tl.program_id(0)
     TILES_N: tl.constexpr = (FOLD * WIDTH + BLOCK_N - 1) // BLOCK_N
@@ -164,22 +165,16 @@ def convolve(  # type: ignore[no-untyped-def]
         if RAW:
             at = (line + before * raw_past) * WIDTH + channel[None, :]
             tl.store(raw + at, _stored(total, raw), mask=inside)
-        if ACTIVATED:
+        if activates == 1:
             total = _activate(
                 total, alphas + path * 2 * WIDTH, channel, channel < WIDTH, SNAKED, WIDTH
             )
-            at = (line + before * activated_past) * WIDTH + channel[None, :]
+            at = (line + before * following_past) * WIDTH + channel[None, :]
             tl.store(activated + at, _stored(total, activated), mask=inside)
-    elif ACTIVATED:
-        _carry(
-            program - PATHS * tiles, parts, state, state_size, slots, table, rows,
-            source, source_past, times, activated, activated_past, times,
-            PATHS, SOURCE_WIDTH, PATHS, WIDTH, CARRY,
-        )  # fmt: skip
     else:
         _carry(
             program - PATHS * tiles, parts, state, state_size, slots, table, rows,
-            source, source_past, times, raw, raw_past, times,
+            source, source_past, times, following, following_past, times,
             PATHS, SOURCE_WIDTH, PATHS, WIDTH, CARRY,
         )  # fmt: skip
 
@@ -187,29 +182,29 @@ def convolve(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=_VARIES)  # type: ignore[untyped-decorator]
 def upsample(  # type: ignore[no-untyped-def]
     source, raw, activated, weights, biases, source_alphas, alphas, table, parts, state, state_size,
-    slots, rows, times, source_past, activated_past,
+    slots, rows, times, source_past, activated_past, phases,
     SOURCE_PATHS: tl.constexpr, SOURCE_WIDTH: tl.constexpr, SOURCE_SNAKED: tl.constexpr,
     PATHS: tl.constexpr, WIDTH: tl.constexpr, SNAKED: tl.constexpr, RATE: tl.constexpr,
-    PHASES: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
     CARRY: tl.constexpr,
 ):  # fmt: skip
     """The mean of the paths, activated; each two channels to one, at ``RATE`` times the rate.
 
     The transposed convolution is two strides long, so that an output hears two inputs. A
-    program makes ``PHASES`` of the ``RATE`` outputs of an input.
+    program makes ``phases`` of the ``RATE`` outputs of an input.
     ``weights`` is ``(4, RATE, WIDTH)``: of the even channel now and before, then of the odd.
     ``raw`` is ``(rows, times * RATE, WIDTH)``, ``activated`` the same for each path, with past.
     """
     program = tl.program_id(0)
     TILES_C: tl.constexpr = (WIDTH + BLOCK_C - 1) // BLOCK_C
-    SPLIT: tl.constexpr = RATE // PHASES
-    per_row = tl.cdiv(times, BLOCK_T) * TILES_C * SPLIT
+    split = RATE // phases
+    per_row = tl.cdiv(times, BLOCK_T) * TILES_C * split
     if program < rows * per_row:
         row = program // per_row
-        phases = program % SPLIT * PHASES
-        program = program % per_row // SPLIT
-        time = program // TILES_C * BLOCK_T + tl.arange(0, BLOCK_T)
-        first = program % TILES_C * BLOCK_C
+        first_phase = program % split * phases
+        tile = program % per_row // split
+        time = tile // TILES_C * BLOCK_T + tl.arange(0, BLOCK_T)
+        first = tile % TILES_C * BLOCK_C
         pair = 2 * first + tl.arange(0, 2 * BLOCK_C)
         channel = first + tl.arange(0, BLOCK_C)
         wanted = (time < times)[:, None] & (pair < SOURCE_WIDTH)[None, :]
@@ -231,7 +226,7 @@ def upsample(  # type: ignore[no-untyped-def]
         inside = channel < WIDTH
         wanted = (time < times)[:, None] & inside[None, :]
         bias = tl.load(biases + channel, mask=inside, other=0.0)[None, :]
-        for phase in range(phases, phases + PHASES):
+        for phase in range(first_phase, first_phase + phases):
             tap = weights + phase * WIDTH + channel
             total = bias + even * tl.load(tap, mask=inside, other=0.0)[None, :]
             tap += RATE * WIDTH
