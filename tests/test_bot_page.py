@@ -131,7 +131,7 @@ def test_a_conversation_in_the_browser_with_an_interruption(address, clips, tmp_
         page.wait(f"{BOT_LEVEL} > 0.3")
         before = page.run("document.querySelectorAll('.note').length")
         page.run("document.getElementById('mute').click()")
-        page.wait(f"document.querySelectorAll('.note').length === {before + 1}")
+        page.wait(f"document.querySelectorAll('.note').length > {before}")
         page.wait(f"{BOT_LEVEL} === 0", within_s=3.0)  # of the five and more that are left
         page.run(CLIP_IS_OVER)
         page.run("document.getElementById('mute').click()")
