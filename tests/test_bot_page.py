@@ -105,7 +105,7 @@ def call(page: Page) -> None:
     page.wait(CONNECTED)
 
 
-def wait_for_text(page: Page, selector: str, text: str, within_s: float = 30.0) -> None:
+def wait_for_text(page: Page, selector: str, text: str, within_s: float = 60.0) -> None:
     """Wait until one of the elements shows a text, whatever its case."""
     page.wait(
         f"[...document.querySelectorAll({selector!r})]"

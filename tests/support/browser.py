@@ -47,7 +47,7 @@ class Page:
         self._calls += 1
         self._socket.send(json.dumps({"id": self._calls, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv(timeout=30))
+            message = json.loads(self._socket.recv(timeout=60))
             if message.get("id") == self._calls:
                 assert "error" not in message, (method, message["error"])
                 return message["result"]
@@ -72,7 +72,7 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, script: str, within_s: float = 20.0) -> Any:
+    def wait(self, script: str, within_s: float = 60.0) -> Any:
         """Wait until an expression is true; its value."""
         deadline = time.monotonic() + within_s
         while not (value := self.run(script)):
