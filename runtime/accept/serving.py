@@ -13,7 +13,7 @@ from runtime.bench.asr import spoken_clips
 from runtime.bench.corpus import SENTENCES
 from runtime.client import SpeechClient
 from runtime.client.ledger import LedgerClient
-from runtime.engines.trials.line import Line
+from runtime.engines.trials.line import Line, skipped
 from runtime.errors import SpeechError
 from runtime.memory.demands import demands_of, policy_of
 from runtime.memory.device import devices, read
@@ -67,9 +67,12 @@ async def measure(
         done: Given each part as it is ready.
     """
 
-    async def english(client: SpeechClient) -> Section:
+    async def roles_of(client: SpeechClient) -> set[str]:
         infos = await client.info()
-        roles = {engine.role for info in infos.values() for engine in info.engines}
+        return {engine.role for info in infos.values() for engine in info.engines}
+
+    async def english(client: SpeechClient) -> Section:
+        roles = await roles_of(client)
         known: tuple[RecognitionMode, ...] = ("file", "live")
         modes = [mode for mode in known if mode in roles]
         clips = await spoken_clips(client, SENTENCES[:utterances])
@@ -81,14 +84,20 @@ async def measure(
     async def memory(_: SpeechClient) -> Section:
         return predicted_and_measured(await LedgerClient().snapshot())
 
-    parts: dict[str, Callable[[SpeechClient], Awaitable[Section]]] = {
-        "Languages": every_language,
-        "English, there and back": english,
-        "Latency": latency,
-        "Memory": memory,  # last: by then everything has been at its peak
+    parts: dict[str, tuple[set[str], Callable[[SpeechClient], Awaitable[Section]]]] = {
+        "Languages": ({"tts"}, every_language),
+        "English, there and back": ({"tts", "asr"}, english),
+        "Latency": (set(), latency),
+        "Memory": (set(), memory),  # last: by then everything has been at its peak
     }
     async with await SpeechClient.connect(settings=settings) as client:
-        for name, part in parts.items():
+        there = await roles_of(client)
+        there |= {"asr"} if there & {"live", "file"} else set()
+        for name, (needs, part) in parts.items():
+            if missing := needs - there:
+                why = f"the configuration has no {' and no '.join(sorted(missing))}"
+                done(Section(name, [skipped(name, "measured", why)]))
+                continue
             note(f"{name} ...")
             try:
                 done(await part(client))
