@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.engines import FOOTPRINTS, PLANNED, RECOGNIZERS, SYNTHESIZERS, footprint_of
+from runtime.engines import FOOTPRINTS, RECOGNIZERS, SYNTHESIZERS, footprint_of
 from runtime.engines.magpie.footprint import cache_rows
 from runtime.engines.magpie.footprint import state_bytes as magpie_state
 from runtime.engines.models import MAGPIE, PARAKEET, PARAKEET_STREAMING
@@ -25,8 +25,8 @@ from runtime.errors import ConfigError, UnknownEngine
 from runtime.memory.claims import CONTEXT
 from runtime.memory.footprint import GIB, Footprint
 
-EMBEDDED = sorted(FOOTPRINTS.keys() - PLANNED - {"magpie-reference"})
-GPU = sorted(PLANNED)
+GPU = ["magpie", "parakeet", "parakeet-streaming"]
+EMBEDDED = sorted(FOOTPRINTS.keys() - {*GPU, "magpie-reference"})
 NEMOTRON = PARAKEET_STREAMING["nemotron-speech-streaming-en-0.6b"]
 MAGPIE_2026 = MAGPIE["magpie_tts_multilingual_357m"]
 
@@ -139,8 +139,16 @@ def test_float32_takes_twice_the_weights_and_more_of_everything(name: str) -> No
 
 
 def test_a_longer_step_of_streaming_needs_more_at_once_and_keeps_the_same() -> None:
-    needs = [of("parakeet-streaming", chunk_ms=ms).state_per_slot for ms in (80, 160, 560, 1120)]
-    assert needs == sorted(set(needs))
+    steps = [of("parakeet-streaming", chunk_ms=ms) for ms in (80, 160, 560, 1120)]
+    needs = [step.workspace for step in steps]
+    assert needs == sorted(needs)
+    assert needs[0] < needs[-1]
+    assert len({step.state_per_slot for step in steps}) == 1
+
+
+def test_a_step_of_streaming_has_no_more_streams_than_fit_a_batch() -> None:
+    few, many, more = (of("parakeet-streaming", slots=slots) for slots in (64, 512, 1000))
+    assert few.workspace < many.workspace == more.workspace
 
 
 @pytest.mark.parametrize(("name", "vocabulary"), [("v2", 1024), ("v3", 8192)])

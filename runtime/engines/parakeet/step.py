@@ -24,13 +24,13 @@ from runtime.engines.parakeet.checkpoint import Parakeet
 from runtime.engines.parakeet.encoder import StreamingEncoder
 from runtime.engines.parakeet.features import StreamingFeatures
 from runtime.engines.parakeet.inputs import Chunk, Inputs
+from runtime.engines.parakeet.options import MAX_BATCH
 from runtime.engines.parakeet.transducer import LabelLoop, Transducer
 from runtime.speech import Samples
 
 _log = logging.getLogger(__name__)
 
 _MORE_TURNS = 4  # of the label loop, where some stream is not through
-_MAX_BATCH = 512  # more at once save little time (62 ms of 116 at 1,000) and need memory
 _WARM_UPS = 3
 _MAX_SYMBOLS = 10  # NeMo's own default, where a checkpoint does not say
 
@@ -80,7 +80,7 @@ class StreamingModel:
         geometry, model = parakeet.files.geometry, parakeet.model
         rows = slots + 1  # the last one is nobody's, and fills batches up
         self.slots, self._nobody = slots, slots
-        self.batch = min(slots, _MAX_BATCH)
+        self.batch = min(slots, MAX_BATCH)
         self._device = torch.device(parakeet.device)
         model.joint.preserve_memory = False
         with torch.no_grad():
