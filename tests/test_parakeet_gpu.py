@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("nemo", reason="needs the extra `nemo`")
-torch = pytest.importorskip("torch")
+
+import torch
 
 from runtime.bench.babble import babble
 from runtime.engines import footprint_of
