@@ -6,27 +6,28 @@ model is tiny; on a GPU they run in the public geometry, in bfloat16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra `nemo`")
-pytest.importorskip("triton", reason="needs Triton, of which torch for CPUs brings none")
+if find_spec("triton") is None:
+    pytest.skip("needs Triton, of which torch for CPUs brings none", allow_module_level=True)
 
 from random_magpie import PUBLIC, TINY, in_mid_speech, model_of  # noqa: E402
 
 GPU = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # which Triton reads when it is imported
+ROOT = Path(__file__).parent.parent
 TOLERANCE = 0.25
 """Of logits in bfloat16, in standard deviations of all logits."""
-
-
-@pytest.fixture(scope="module")
-def interpreted() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")  # read when a kernel is defined
-        yield
 
 
 def copied(state: Any) -> Any:
@@ -53,7 +54,17 @@ def assert_equal(found: Any, wanted: Any) -> None:
             assert torch.equal(ours, theirs), name
 
 
-@pytest.mark.skipif(GPU, reason="the interpreter needs memory of the CPU's")
+@pytest.mark.skipif(INTERPRETED, reason="is what runs the others")
+def test_under_the_interpreter() -> None:
+    """In a process of its own, where Triton is not imported yet."""
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"[1-9]\d* passed", done.stdout)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="runs within test_under_the_interpreter")
 @pytest.mark.parametrize(
     ("cfg", "geometry"),
     [
@@ -63,7 +74,7 @@ def assert_equal(found: Any, wanted: Any) -> None:
     ],
 )
 def test_a_fused_step_leaves_the_state_that_the_plain_one_leaves(
-    cfg: bool, geometry: dict[str, Any], interpreted: None
+    cfg: bool, geometry: dict[str, Any]
 ) -> None:
     from runtime.engines.magpie.decoder import Decoder
     from runtime.engines.magpie.fused import FusedStep
