@@ -126,21 +126,17 @@ def test_what_was_spoken_and_heard_is_among_the_metrics(daemon: Settings, spoken
     wanted |= {f"ray_{metric.name}_bucket" for metric in (TTS.engine.step, TTS.engine.batch)}
     plain = (TTS.audio, TTS.aborted, TTS.engine.slots, TTS.engine.waiting, ASR.engine.slots)
     wanted |= {f"ray_{metric.name}" for metric in plain}
+    parts = {'reason="EngineFailed"', 'stage="sentence"', f"ray_{TTS.engine.slots.name}{{"}
+    parts |= {f"{name}{{" for name in wanted}
     deadline = time.monotonic() + 60
-    exported: set[str] = set()
-    while wanted - exported:
-        assert time.monotonic() < deadline, wanted - exported
+    text = ""
+    while missing := {part for part in parts if part not in text}:
+        assert time.monotonic() < deadline, missing
         time.sleep(0.2)  # Ray exports every few seconds, and tells nobody
         text = urllib.request.urlopen(url, timeout=10).read().decode()
-        exported = {line.partition("{")[0] for line in text.splitlines()}
-    (slots,) = (
-        x
-        for x in text.splitlines()
-        if x.startswith(f"ray_{TTS.engine.slots.name}{{") and 'application="scripted"' in x
-    )
-    assert float(slots.split()[-1]) == 8
-    assert 'reason="EngineFailed"' in text
-    assert 'stage="sentence"' in text
+    lines = [x for x in text.splitlines() if x.startswith(f"ray_{TTS.engine.slots.name}{{")]
+    (scripted,) = (line for line in lines if 'application="scripted"' in line)
+    assert float(scripted.split()[-1]) == 8
 
 
 class Talkative:
