@@ -1,0 +1,95 @@
+"""`speech bench asr --engine`: an engine that listens in this process, without a daemon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.bench import in_process_asr
+from runtime.bench.babble import babble
+from runtime.bench.engines import CountingRecognizer
+from runtime.cli.bench_engine import bench_recognizer
+from runtime.errors import InvalidRequest
+from runtime.speech import RecognizerCapabilities
+
+COUNTING = "runtime.bench.engines:CountingRecognizer"
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_process_asr, "_TURN_S", (0.2, 0.4))
+
+
+class Offline(CountingRecognizer):
+    """Takes recordings only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capabilities = RecognizerCapabilities(("en",), 16_000, False, False, 8)
+
+
+def measure(name: str, streams: list[int], utterances: int = 1, **options: Any) -> dict[str, Any]:
+    return bench_recognizer(name, options, streams, utterances, lambda row: None)
+
+
+def test_live_streams_and_recordings_have_a_row_each() -> None:
+    report = measure(COUNTING, [1, 3], utterances=6)
+    rows = report["rows"]
+    assert [(row["streams"], row["path"]) for row in rows] == [
+        (1, "in process, live"),
+        (1, "in process, file"),
+        (3, "in process, live"),
+        (3, "in process, file"),
+    ]
+    assert [row["final_ms"]["n"] for row in rows] == [6] * 4
+    live, file = rows[2:]
+    assert live["x_realtime"] <= 3
+    assert file["x_realtime"] > 3, "recordings are not paced"
+    assert live["late_ms"]["n"] > 6
+    assert (live["words"], live["slots"]) == (6, 256)
+    assert "words do not" in report["note"]
+
+
+def test_an_engine_that_does_not_stream_has_no_live_row() -> None:
+    (row,) = measure(f"{__name__}:Offline", [2])["rows"]
+    assert row["path"] == "in process, file"
+
+
+def test_more_streams_than_slots_are_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(InvalidRequest, match=r"300 streams are more than the 256 .* slots=300"):
+        measure(COUNTING, [1, 300])
+
+
+def test_babble_is_what_it_was_and_as_long_as_it_was_asked_for() -> None:
+    one, again, other = babble(1.3, 1), babble(1.3, 1), babble(1.3, 2)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert one.dtype == np.float32
+    assert len(one) == 20_800
+    assert 0.01 < np.abs(one).mean() < np.abs(one).max() < 1.5
+    assert not len(babble(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--engine", "moonshin"], "Did you mean 'moonshine'"),
+        (["--engine", "moonshine", "--overhead", "2"], "--overhead"),
+        (["--weights", "x.nemo"], "--engine"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    names: str,
+) -> None:
+    from runtime.cli import main
+
+    monkeypatch.setattr("sys.argv", ["speech", "bench", "asr", *arguments, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    assert names in capsys.readouterr().err
