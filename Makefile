@@ -61,7 +61,7 @@ $(VENV)/.test: $(VENV)/.run $(INPUTS)
 
 .PHONY: docs
 docs: $(VENV)/.docs  ## the site, strictly, into build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html"
 
 $(VENV)/.docs: $(VENV)/.run $(INPUTS)
