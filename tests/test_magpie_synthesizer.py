@@ -226,7 +226,13 @@ def test_closing_fails_who_is_speaking_and_frees_the_model(
 def test_options_that_cannot_be_are_refused(
     tiny_magpie: Callable[..., Path], tiny_codec: Path
 ) -> None:
-    for wrong in ({"cuda_graphs": "maybe"}, {"lead_s": -1.0}, {"slots": 0}, {"speed": 2}):
+    for wrong in (
+        {"cuda_graphs": "maybe"},
+        {"kernels": "fast"},
+        {"lead_s": -1.0},
+        {"slots": 0},
+        {"speed": 2},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             MagpieSynthesizer(**{**options(tiny_magpie, tiny_codec), **wrong})
 

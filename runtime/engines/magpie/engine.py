@@ -222,6 +222,7 @@ class MagpieSynthesizer:
             max_frames=self._max_frames,
             cfg=self._options.cfg,
             cuda_graphs=self._options.cuda_graphs,
+            fused=self._options.fused,
             steps=self._steps,
         )
         self._contexts = self._voicing.contexts(magpie.model)

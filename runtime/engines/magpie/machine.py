@@ -34,6 +34,7 @@ def build(
     max_frames: int,
     cfg: bool,
     cuda_graphs: bool,
+    fused: bool,
     steps: StepLog,
 ) -> MagpieMachine:
     """Make a machine of a checkpoint; nothing of NeMo's model is needed afterwards.
@@ -45,6 +46,7 @@ def build(
         max_frames: Of the longest chunk.
         cfg: Classifier-free guidance.
         cuda_graphs: Replay graphs where there is a GPU.
+        fused: Fused kernels where they can run.
         steps: Where each prefill, step and batch of the codec is noted.
 
     Raises:
@@ -62,7 +64,7 @@ def build(
     # In float16 its error is inaudible (56 dB, measured), in bfloat16 it is not (38 dB).
     codec_dtype = torch.float32 if magpie.dtype == "float32" else torch.float16
     converter = model._codec_converter
-    codec = make_codec(
+    codec = (make_codec if fused else IncrementalCodec)(
         model._codec_model,
         slots,
         quantizer=None if converter is None else converter.vector_quantizer_new,
@@ -70,18 +72,35 @@ def build(
         dtype=codec_dtype,
     )
     graphs = Graphs(device, wanted=cuda_graphs)
-    return MagpieMachine(decoder, codec, graphs, steps, magpie.files.codec_geometry.sample_rate)
+    step = make_step(decoder) if fused else decoder.step
+    rate = magpie.files.codec_geometry.sample_rate
+    return MagpieMachine(decoder, step, codec, graphs, steps, rate)
 
 
 class MagpieMachine:
     """Fills slots, takes them forward and makes audio of their codes."""
 
     def __init__(
-        self, decoder: Decoder, codec: Codec, graphs: Graphs, steps: StepLog, sample_rate: int
+        self,
+        decoder: Decoder,
+        step: Callable[[Tensor], None],
+        codec: Codec,
+        graphs: Graphs,
+        steps: StepLog,
+        sample_rate: int,
     ) -> None:
-        """The first three on one device; ``sample_rate`` in Hz."""
-        self._decoder, self._codec, self._graphs, self._steps = decoder, codec, graphs, steps
-        self._take_step = make_step(decoder)
+        """All on one device.
+
+        Args:
+            decoder: Its state and its prefill are used.
+            step: The decoder's own, or a fused one over its state.
+            codec: With as many slots.
+            graphs: For the device.
+            steps: Where each prefill, step and batch of the codec is noted.
+            sample_rate: In Hz.
+        """
+        self._decoder, self._take_step, self._codec = decoder, step, codec
+        self._graphs, self._steps = graphs, steps
         self._device = decoder.state.keys.device
         self.sample_rate = sample_rate
         self.samples_per_frame = codec.samples_per_frame

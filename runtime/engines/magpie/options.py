@@ -40,6 +40,7 @@ SYNTHESIS = (
     "carry",
     "pause_s",
     "cuda_graphs",
+    "kernels",
     "lead_s",
 )
 """Options beyond those that all of NVIDIA's engines have."""
@@ -66,6 +67,7 @@ class MagpieOptions:
             before; 1 speaks each for itself.
         pause_s: Silence between two pieces that carry nothing over.
         cuda_graphs: Replay captured graphs where there is a GPU; else all work is eager.
+        fused: Fused kernels where there is a GPU and the type is not float32; else plain torch.
         lead_s: Seconds of audio that may be made ahead of who reads it.
     """
 
@@ -82,6 +84,7 @@ class MagpieOptions:
     carry: int
     pause_s: float
     cuda_graphs: bool
+    fused: bool
     lead_s: float
 
     def dtype_on(self, device: str) -> str:
@@ -113,11 +116,15 @@ def read_magpie_options(
     device = options.get("device", "auto")
     one_of("device", device, ("auto", "cpu", "cuda"))
     normalizer = options.get("normalizer", "auto")
+    if normalizer is False:  # what YAML reads where `off` stands without quotes
+        normalizer = "off"
     one_of("normalizer", normalizer, ("auto", "nemo", "rules", "off"))
     cfg = options.get("cfg", True)
     one_of("cfg", cfg, (True, False))
     cuda_graphs = options.get("cuda_graphs", True)
     one_of("cuda_graphs", cuda_graphs, (True, False))
+    kernels = options.get("kernels", "auto")
+    one_of("kernels", kernels, ("auto", "plain"))
     codec = options.get("codec")
     if codec is not None and (not isinstance(codec, str | Path) or not str(codec)):
         raise ConfigError(f"codec is {codec!r}; it must be the path of a codec's .nemo.")
@@ -138,6 +145,7 @@ def read_magpie_options(
         carry=positive("carry", options.get("carry", 4)),
         pause_s=_number("pause_s", options.get("pause_s", 0.3), 0.0, 5.0) or 0.0,
         cuda_graphs=cuda_graphs,
+        fused=kernels == "auto",
         lead_s=seconds("lead_s", options.get("lead_s", 2.0), 60.0),
     )
 
