@@ -15,7 +15,7 @@ import torch
 from runtime.bench.babble import babble
 from runtime.engines import footprint_of
 from runtime.engines.parakeet.checkpoint import inspect, load
-from runtime.engines.parakeet.inputs import Chunk
+from runtime.engines.parakeet.chunks import Chunk
 from runtime.engines.parakeet.step import StreamingModel
 from runtime.engines.parakeet.streaming import StreamingParakeetRecognizer
 from runtime.speech import RecognitionOptions, Samples

@@ -17,8 +17,9 @@ from nemo_streaming import NemoPipeline
 
 from runtime.bench.babble import babble
 from runtime.engines.parakeet.checkpoint import inspect, load
+from runtime.engines.parakeet.chunks import Said
 from runtime.engines.parakeet.scheduler import Lane, Scheduler, Work
-from runtime.engines.parakeet.step import Said, StreamingModel
+from runtime.engines.parakeet.step import StreamingModel
 from runtime.engines.parakeet.streaming import StreamingParakeetRecognizer
 from runtime.errors import CheckpointError, ConfigError, UnknownLanguage
 from runtime.requests import resolve_recognition

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engines.parakeet.inputs import Chunk
+from runtime.engines.parakeet.chunks import NOTHING, Chunk, Said
 from runtime.engines.parakeet.scheduler import Scheduler
 from runtime.engines.parakeet.session import ParakeetStream
-from runtime.engines.parakeet.step import NOTHING, Said
 from runtime.engines.parakeet.streaming import StepLoop
 from runtime.engines.parakeet.transcript import Transcriber
 from runtime.engines.worker import ModelWorker

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.speech import Samples
+from runtime.engines.parakeet.chunks import Chunk
 
 _INT, _FLOAT = 8, 4  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The next samples of a slot.
-
-    Attributes:
-        row: The slot.
-        samples: float32; as many as a step takes, or fewer at the end of an utterance.
-        fresh: Whether an utterance begins with them.
-    """
-
-    row: int
-    samples: Samples
-    fresh: bool
 
 
 class Inputs:

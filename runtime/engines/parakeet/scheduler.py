@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from runtime.engines.parakeet.inputs import Chunk
+from runtime.engines.parakeet.chunks import Chunk
 from runtime.errors import Overloaded
 from runtime.speech import Samples
 

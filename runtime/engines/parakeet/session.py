@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from runtime.engines.parakeet.chunks import Said
 from runtime.engines.parakeet.scheduler import Lane, Work
-from runtime.engines.parakeet.step import Said
 from runtime.engines.parakeet.transcript import Transcriber
 from runtime.errors import AudioFormatError, SessionClosed, SpeechError
 from runtime.speech import PartialTranscript, RecognitionEvent, Samples

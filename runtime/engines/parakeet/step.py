@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from runtime.engines.parakeet.checkpoint import Parakeet
+from runtime.engines.parakeet.chunks import NOTHING, Chunk, Said
 from runtime.engines.parakeet.encoder import StreamingEncoder
 from runtime.engines.parakeet.features import StreamingFeatures
-from runtime.engines.parakeet.inputs import Chunk, Inputs
+from runtime.engines.parakeet.inputs import Inputs
 from runtime.engines.parakeet.options import MAX_BATCH
 from runtime.engines.parakeet.transducer import LabelLoop, Transducer
 from runtime.speech import Samples
@@ -36,17 +37,6 @@ _MAX_SYMBOLS = 10  # NeMo's own default, where a checkpoint does not say
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Sizes of batches; a batch in between is filled up with rows that nobody has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a chunk said: token ids, and for each the frame within the chunk, from 0."""
-
-    tokens: tuple[int, ...] = ()
-    frames: tuple[int, ...] = ()
-
-
-NOTHING = Said()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from runtime.engines.cuda import as_engine_error
 from runtime.engines.nemo import pick_device
 from runtime.engines.parakeet.checkpoint import inspect, load
-from runtime.engines.parakeet.inputs import Chunk
+from runtime.engines.parakeet.chunks import NOTHING, Chunk, Said
 from runtime.engines.parakeet.options import read_streaming_options
 from runtime.engines.parakeet.scheduler import Lane, Scheduler, Work
 from runtime.engines.parakeet.session import ParakeetStream
-from runtime.engines.parakeet.step import NOTHING, Said, StreamingModel
 from runtime.engines.parakeet.transcript import Pieces, Transcriber, Vocabulary
 from runtime.engines.worker import ModelWorker
 from runtime.errors import ConfigError, EngineFailed, SpeechError
@@ -39,6 +38,9 @@ from runtime.speech import (
     Samples,
     Transcript,
 )
+
+if TYPE_CHECKING:
+    from runtime.engines.parakeet.step import StreamingModel
 
 _log = logging.getLogger(__name__)
 
@@ -301,6 +303,8 @@ class StreamingParakeetRecognizer:
         return report
 
     def _load(self) -> LoadReport:
+        from runtime.engines.parakeet.step import StreamingModel
+
         device, common = pick_device(self._options.device), self._options.common
         parakeet = load(self._files, device, common.dtype)
         loaded = time.perf_counter()
