@@ -121,6 +121,10 @@ class StreamStalled(SpeechError):
     """The other side of a stream stopped reading or pushing for longer than allowed."""
 
 
+class DeadlineMissed(SpeechError):
+    """A recording was not recognised by the time its caller had set."""
+
+
 class EngineFailed(SpeechError):
     """An engine failed on a request that was valid; the replica goes on serving."""
 

@@ -5,6 +5,7 @@ Errors name what was asked and what there is instead; engines trust what passed 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from runtime.errors import (
@@ -28,6 +29,9 @@ from runtime.voices import find_voice, is_blend, parse_blend
 
 MAX_TEXT_BYTES = 3_000_000
 """Longest text of one request, in UTF-8: a handle call carries at most 4 MiB (gRPC's default)."""
+
+MAX_PHRASE_CHARS = 200
+MAX_BOOST = 10.0
 
 
 def resolve_synthesis(
@@ -134,8 +138,9 @@ def resolve_recognition(
 
     Raises:
         UnknownLanguage: The engine does not understand the language.
-        UnsupportedOption: Word times from an engine without, or a senseless endpoint.
-        InvalidRequest: A mode there is not.
+        UnsupportedOption: Word times or phrases from an engine without, too many phrases, or a
+            senseless endpoint.
+        InvalidRequest: A mode or a deadline that cannot be, or phrases that are none.
     """
     if options.mode not in ("live", "file"):
         raise InvalidRequest(f"There is no recognition mode {options.mode!r}; use live or file.")
@@ -154,4 +159,37 @@ def resolve_recognition(
         raise UnsupportedOption(
             f"endpoint_ms is {options.endpoint_ms}; silences inside words last up to 100 ms."
         )
+    _check_phrases(options, capabilities.phrases)
+    check_deadline(options.deadline_s)
     return replace(options, language=language or capabilities.languages[0])
+
+
+def check_deadline(deadline_s: float | None) -> None:
+    """Check a deadline as options have it.
+
+    Raises:
+        InvalidRequest: It is no time above 0.
+    """
+    if deadline_s is not None and not 0 < deadline_s < math.inf:  # also refuses NaN
+        raise InvalidRequest(f"deadline_s is {deadline_s}; give seconds above 0, or none.")
+
+
+def _check_phrases(options: RecognitionOptions, most: int) -> None:
+    phrases = options.phrases
+    if not phrases:
+        return
+    if not most:
+        raise UnsupportedOption("This engine cannot be told what to expect; leave out phrases.")
+    if len(phrases) > most:
+        raise UnsupportedOption(
+            f"{len(phrases):,} phrases are too many: this engine expects up to {most:,}. Give "
+            "those that matter for this recording."
+        )
+    for phrase in phrases:
+        if not has_speech(phrase) or len(phrase) > MAX_PHRASE_CHARS:
+            raise InvalidRequest(
+                f"{phrase[:40]!r} is no phrase to expect: give words as they should read, up to "
+                f"{MAX_PHRASE_CHARS} characters."
+            )
+    if not 0 < options.boost <= MAX_BOOST:  # also refuses NaN
+        raise UnsupportedOption(f"boost is {options.boost}; it is above 0 and up to {MAX_BOOST:g}.")

@@ -159,6 +159,11 @@ class RecognitionOptions:
         partials: Ask for partial transcripts, where the engine can.
         endpoint_ms: Silence that ends an utterance by itself, in ms of audio; None
             leaves it to ``finalize()``, as a bot with its own VAD wants it.
+        phrases: Names and terms to expect, written as they should read, where the engine can.
+        boost: How much they are preferred: 1.0 is moderate, more finds them more often, also
+            where they were not said.
+        deadline_s: Seconds within which a recording in one call must be recognised. The
+            sooner it is due, the sooner is its turn; one that is late is given up.
     """
 
     sample_rate: int = 16_000
@@ -167,6 +172,9 @@ class RecognitionOptions:
     words: bool = False
     partials: bool = True
     endpoint_ms: int | None = 800
+    phrases: tuple[str, ...] = ()
+    boost: float = 1.0
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +273,7 @@ class RecognizerCapabilities:
         streaming: True if it gives partial transcripts while audio arrives.
         words: True if it gives the times of words.
         slots: How many streams it holds at the same time.
+        phrases: How many phrases a request may ask it to expect; 0 where it cannot.
     """
 
     languages: tuple[str, ...]
@@ -272,6 +281,7 @@ class RecognizerCapabilities:
     streaming: bool
     words: bool
     slots: int
+    phrases: int = 0
 
 
 # --- engines -----------------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 
 from runtime.config import SpeechAppArgs
 from runtime.engines import (
-    PLANNED,
     RECOGNIZERS,
     SYNTHESIZERS,
     check_name,
@@ -74,7 +73,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], s
 # --- engines that come with the package --------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(SYNTHESIZERS.keys() - PLANNED - {"magpie-reference"}))
+@pytest.mark.parametrize("name", sorted(SYNTHESIZERS.keys() - {"magpie", "magpie-reference"}))
 def test_a_synthesizer_is_made_by_its_short_name_and_has_loaded_nothing(name: str) -> None:
     engine = make_synthesizer(name, {"slots": 3})
     assert isinstance(engine, Synthesizer)
@@ -82,7 +81,7 @@ def test_a_synthesizer_is_made_by_its_short_name_and_has_loaded_nothing(name: st
     assert engine.capabilities.voices
 
 
-@pytest.mark.parametrize("name", sorted(RECOGNIZERS.keys() - PLANNED - {"parakeet-streaming"}))
+@pytest.mark.parametrize("name", sorted(RECOGNIZERS.keys() - {"parakeet", "parakeet-streaming"}))
 def test_a_recognizer_is_made_by_its_short_name_and_has_loaded_nothing(name: str) -> None:
     engine = make_recognizer(name, {"slots": 3})
     assert isinstance(engine, Recognizer)
@@ -94,22 +93,7 @@ def test_an_engine_needs_no_options() -> None:
     assert make_synthesizer("hibari").capabilities.slots >= 1
 
 
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (make_synthesizer, "magpie"),
-        (make_recognizer, "parakeet"),
-    ],
-)
-def test_an_engine_that_can_only_be_planned_for_says_so_when_it_is_made(
-    make: Callable[[str], object], name: str
-) -> None:
-    assert name in PLANNED
-    with pytest.raises(UnknownEngine, match=f"'{name}' is not part of this release"):
-        make(name)
-
-
-def test_an_engine_that_can_only_be_planned_for_may_be_configured_in_its_role() -> None:
+def test_nvidias_engines_may_be_configured_in_their_roles_without_their_weights() -> None:
     args = SpeechAppArgs.model_validate(
         {
             "asr": {"live": {"engine": "parakeet-streaming"}, "file": {"engine": "parakeet"}},
@@ -145,8 +129,8 @@ def test_a_name_near_to_none_is_refused_with_all_there_are() -> None:
     with pytest.raises(UnknownEngine) as caught:
         make_recognizer("zzz")
     assert "Did you mean" not in str(caught.value)
-    engines = "moonshine, whisper, parakeet-streaming"
-    assert f"Engines: {engines}, or package.module:Class." in str(caught.value)
+    names = "moonshine, whisper, parakeet, parakeet-streaming"
+    assert f"Engines: {names}, or package.module:Class." in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", ":", "a:", ":B", "a.b", "a..b:C", "a:B.C", "a b:C", "1a:B"])

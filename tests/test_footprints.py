@@ -168,7 +168,10 @@ def test_the_tables_parameters_are_those_of_the_geometry(name: str, vocabulary: 
 def test_engines_of_nvidia_need_a_gpu_and_a_process_with_nemo(name: str) -> None:
     footprint = of(name)
     assert footprint.on_gpu
-    assert footprint.host == HOST == 1.5 * GIB
+    # While NeMo restores Parakeet, it holds its float32 weights twice on the host.
+    restoring = 2 * 618_000_000 * 4 if name.startswith("parakeet") else 0
+    assert footprint.host == HOST + restoring
+    assert HOST == 1.5 * GIB
     assert "MB" in footprint.formula
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,33 @@ def transcribe(
         1.0, help="With --stream: 1 is real time, 0 as fast as it is recognised."
     ),
     words: bool = typer.Option(False, "--words", help="Show the time of each word."),
+    language: str | None = typer.Option(None, help="What is spoken: en, de-AT, ..."),
+    phrase: list[str] = typer.Option(
+        [], help="A name or term to expect, as it should read; may be repeated."
+    ),
+    phrases: Path | None = typer.Option(None, help="A file of such phrases, one a line."),
+    boost: float = typer.Option(1.0, help="How much they are preferred, up to 10."),
+    deadline: float | None = typer.Option(
+        None, help="Seconds within which each recording must be recognised."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Recognise recordings, through the daemon."""
     if pace < 0:
         raise InvalidRequest(f"A pace of {pace} is senseless; 1 is real time, 0 unpaced.")
+    if stream and deadline is not None:
+        raise InvalidRequest("--deadline is for recordings; with --stream they last as they do.")
+    options = RecognitionOptions(
+        mode="live" if stream else "file",
+        partials=stream,
+        language=language,
+        words=words,
+        phrases=(*phrase, *_lines(phrases)),
+        boost=boost,
+        deadline_s=deadline,
+    )
     recordings = [AudioFile.open(path) for path in files]  # all must be readable before any work
-    results = asyncio.run(_transcribe_all(recordings, stream, pace, words, as_json))
+    results = asyncio.run(_transcribe_all(recordings, options, pace, as_json))
     for recording in recordings:
         if recording.invalid_samples:
             notes.print(
@@ -55,24 +75,34 @@ def transcribe(
             console.print(f"  {word['start_s']:8.2f}  {word['end_s']:8.2f}  {word['text']}")
 
 
+def _lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"--phrases {path} cannot be read as text: {error}.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 async def _transcribe_all(
-    recordings: list[AudioFile], stream: bool, pace: float, words: bool, quiet: bool
+    recordings: list[AudioFile], options: RecognitionOptions, pace: float, quiet: bool
 ) -> list[dict[str, Any]]:
     with working("connecting ...", quiet=quiet):
         client = await SpeechClient.connect()
     try:
         results = []
         for recording in recordings:
-            if stream:
-                transcript = await _stream(client, recording, pace, words, quiet)
+            if options.mode == "live":
+                transcript = await _stream(client, recording, options, pace, quiet)
             else:
-                transcript = await _whole(client, recording, words, quiet)
+                transcript = await _whole(client, recording, options, quiet)
             result: dict[str, Any] = {
                 "path": str(recording.path),
                 "text": transcript.text,
                 "seconds": round(transcript.seconds, 3),
             }
-            if words:
+            if options.words:
                 result["words"] = [asdict(word) for word in transcript.words]
             results.append(result)
         return results
@@ -81,7 +111,7 @@ async def _transcribe_all(
 
 
 async def _whole(
-    client: SpeechClient, recording: AudioFile, words: bool, quiet: bool
+    client: SpeechClient, recording: AudioFile, options: RecognitionOptions, quiet: bool
 ) -> Transcript:
     progress = Progress(
         TextColumn("{task.description}"),
@@ -98,14 +128,18 @@ async def _whole(
         def on_utterance(final: FinalTranscript) -> None:
             progress.update(task, completed=final.end_s)
 
-        return await client.transcribe(recording, words=words, on_utterance=on_utterance)
+        return await client.transcribe(recording, options=options, on_utterance=on_utterance)
 
 
 async def _stream(
-    client: SpeechClient, recording: AudioFile, pace: float, words: bool, quiet: bool
+    client: SpeechClient,
+    recording: AudioFile,
+    options: RecognitionOptions,
+    pace: float,
+    quiet: bool,
 ) -> Transcript:
     finals: list[FinalTranscript] = []
-    options = RecognitionOptions(sample_rate=recording.sample_rate, words=words)
+    options = replace(options, sample_rate=recording.sample_rate)
     with Live(console=notes, auto_refresh=False, transient=True) as live:
 
         def show(text: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,9 +16,16 @@ from runtime.client.recognition import RecognitionSession, as_pcm16
 from runtime.client.replicas import Replicas
 from runtime.client.synthesis import SynthesisStream
 from runtime.config import APPLICATION, ASR_DEPLOYMENT, TTS_DEPLOYMENT
-from runtime.errors import AudioFormatError, DaemonUnavailable, Overloaded, ReplicaLost
+from runtime.errors import (
+    AudioFormatError,
+    DaemonUnavailable,
+    DeadlineMissed,
+    InvalidRequest,
+    Overloaded,
+    ReplicaLost,
+)
 from runtime.replica import AbortedStream, Census, ReplicaInfo
-from runtime.requests import check_text_length
+from runtime.requests import check_deadline, check_text_length
 from runtime.settings import Settings
 from runtime.speech import (
     PROTOCOL_VERSION,
@@ -156,10 +164,13 @@ class SpeechClient:
             **changes: Fields to replace in the options.
 
         Raises:
+            InvalidRequest: With a deadline: a session lasts as long as its caller likes.
             DaemonUnavailable: The daemon runs no ASR.
         """
         options = replace(options or RecognitionOptions(), **changes)
         check_sample_rate(options.sample_rate)
+        if options.deadline_s is not None:
+            raise InvalidRequest("A live session has no deadline_s; recordings may have one.")
         return self._session(options)
 
     def _session(self, options: RecognitionOptions) -> RecognitionSession:
@@ -189,6 +200,7 @@ class SpeechClient:
             AudioFormatError: Not readable as audio.
             InvalidRequest: Of any kind; see ``resolve_recognition``.
             Overloaded: All slots are taken.
+            DeadlineMissed: It was not recognised within ``deadline_s``.
             DaemonUnavailable: The daemon runs no ASR, or went away.
         """
         if isinstance(audio, (str, Path)):
@@ -200,6 +212,16 @@ class SpeechClient:
         check_sample_rate(sample_rate)
         changes = {"mode": "file", "partials": False} | changes if options is None else changes
         options = replace(options or RecognitionOptions(), sample_rate=sample_rate, **changes)
+        async with _due(options.deadline_s):
+            return await self._transcribe(audio, sample_rate, options, on_utterance)
+
+    async def _transcribe(
+        self,
+        audio: AudioFile | bytes | Samples,
+        sample_rate: int,
+        options: RecognitionOptions,
+        on_utterance: Callable[[FinalTranscript], None] | None,
+    ) -> Transcript:
         calls = self._deployment(ASR_DEPLOYMENT)
         blocks = _pcm_blocks(audio, sample_rate)
         first = await asyncio.to_thread(next, blocks, b"")
@@ -307,6 +329,28 @@ class SpeechClient:
                 f"The daemon runs no {name}; it has {', '.join(self._calls) or 'nothing'}."
             )
         return self._calls[name]
+
+
+@asynccontextmanager
+async def _due(deadline_s: float | None) -> AsyncIterator[None]:
+    """Give up what is not done in so many seconds; whoever works on it is told to stop.
+
+    Raises:
+        DeadlineMissed: It was not.
+        InvalidRequest: That is no time.
+    """
+    check_deadline(deadline_s)
+    limit = asyncio.timeout(deadline_s)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineMissed(
+            f"The recording was not recognised within {deadline_s:g} s: the engine is slower than "
+            "that, or many are before it (see `speech status`). Allow more time."
+        ) from error
 
 
 def _pcm_blocks(audio: AudioFile | bytes | Samples, sample_rate: int) -> Iterator[bytes]:

@@ -26,11 +26,9 @@ SYNTHESIZERS: Mapping[str, str] = {
 RECOGNIZERS: Mapping[str, str] = {
     "moonshine": "runtime.engines.embedded.moonshine:MoonshineRecognizer",
     "whisper": "runtime.engines.embedded.whisper:WhisperRecognizer",
-    "parakeet": "runtime.engines.parakeet:ParakeetRecognizer",
+    "parakeet": "runtime.engines.parakeet.offline:ParakeetRecognizer",
     "parakeet-streaming": "runtime.engines.parakeet.streaming:StreamingParakeetRecognizer",
 }
-PLANNED = frozenset({"parakeet"})
-"""Engines that can be configured and planned for, but are not part of this release."""
 
 FOOTPRINTS: Mapping[str, str] = {
     "hibari": "runtime.engines.embedded.footprint:hibari",
@@ -47,7 +45,7 @@ def make_synthesizer(name: str, options: Mapping[str, Any] | None = None) -> Syn
     """Make a synthesizer; it has loaded nothing yet.
 
     Raises:
-        UnknownEngine: No such name, not part of this release, or its package is not installed.
+        UnknownEngine: No such name, or its package is not installed.
         ConfigError: The engine does not take these options.
     """
     engine = _make(name, SYNTHESIZERS, options or {})
@@ -60,7 +58,7 @@ def make_recognizer(name: str, options: Mapping[str, Any] | None = None) -> Reco
     """Make a recognizer; it has loaded nothing yet.
 
     Raises:
-        UnknownEngine: No such name, not part of this release, or its package is not installed.
+        UnknownEngine: No such name, or its package is not installed.
         ConfigError: The engine does not take these options.
     """
     engine = _make(name, RECOGNIZERS, options or {})
@@ -107,9 +105,8 @@ def check_name(name: str, known: Mapping[str, str]) -> str:
         return name
     near = get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    here = ", ".join(engine for engine in known if engine not in PLANNED)
     raise UnknownEngine(
-        f"There is no engine {name!r}.{hint} Engines: {here}, or package.module:Class."
+        f"There is no engine {name!r}.{hint} Engines: {', '.join(known)}, or package.module:Class."
     )
 
 
@@ -119,11 +116,6 @@ def _is_import_path(name: str) -> bool:
 
 
 def _make(name: str, known: Mapping[str, str], options: Mapping[str, Any]) -> object:
-    if name in known and name in PLANNED:
-        raise UnknownEngine(
-            f"Engine {name!r} is not part of this release: its memory can be planned for, "
-            f"but it cannot be run yet."
-        )
     engine = _find(name, known)
     return _call(name, lambda options: engine(**options), options)
 

@@ -72,11 +72,13 @@ class Fixture:
         self.stream = SegmentStream(
             self.gate,
             Segmenter(Loudness(), rules),
-            self.worker,
-            self.model,
+            self._decode,
             partials=partials,
             on_close=self.freed.append,
         )
+
+    async def _decode(self, samples: Samples, background: bool) -> Decoded:
+        return await self.worker.run(self.model, samples, background=background)
 
     async def events(self) -> list[RecognitionEvent]:
         """All events to the end of the stream."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -82,11 +81,16 @@ class SegmentRecognizer(ABC):
             raise Overloaded(
                 f"All {self._capabilities.slots} recognition slots of {self._name} are taken."
             )
+
+        async def decode(samples: Samples, background: bool) -> Decoded:
+            return await self._worker.run(
+                self._timed_decode, options, samples, background=background
+            )
+
         stream = SegmentStream(
             self._gate,
             Segmenter(SileroProbability(), self._rules(options)),
-            self._worker,
-            partial(self._timed_decode, options),
+            decode,
             partials=options.partials and self._capabilities.streaming,
             on_close=self._streams.discard,
         )

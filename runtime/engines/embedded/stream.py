@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from runtime.engines.embedded.segmenter import SAMPLE_RATE, Segment, Segmenter
@@ -50,16 +50,17 @@ class SegmentStream:
         self,
         gate: ModelWorker,
         segmenter: Segmenter,
-        worker: ModelWorker,
-        decode: Callable[[Samples], Decoded],
+        decode: Callable[[Samples, bool], Awaitable[Decoded]],
         *,
         partials: bool,
         on_close: Callable[[SegmentStream], None],
     ) -> None:
-        """Needs a running event loop; segmenting runs on the gate, ``decode`` on the worker."""
+        """Needs a running event loop; segmenting runs on the gate.
+
+        ``decode`` is told whether it is only for a partial, which gives way to all others.
+        """
         self._gate = gate
         self._segmenter = segmenter
-        self._worker = worker
         self._decode = decode
         self._partials = partials
         self._on_close = on_close
@@ -189,7 +190,7 @@ class SegmentStream:
         if self._latest is not None and _same_samples(self._latest[0], segment):
             decoded = self._latest[1]
         else:
-            decoded = await self._worker.run(self._decode, segment.samples)
+            decoded = await self._decode(segment.samples, False)
         self._latest = None
         if decoded.text:
             self._spoken.append((segment, decoded))
@@ -213,7 +214,7 @@ class SegmentStream:
 
     async def _decode_partial(self, segment: Segment) -> None:
         asked = time.monotonic()
-        decoded = await self._worker.run(self._decode, segment.samples, background=True)
+        decoded = await self._decode(segment.samples, True)
         # Waiting counts: the more streams there are, the rarer are the partials of each.
         cost = time.monotonic() - asked
         self._partial_due = asked + max(_PARTIAL_INTERVAL_S, 2 * cost)

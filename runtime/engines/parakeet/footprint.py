@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.engines.models import PARAKEET, ParakeetModel
-from runtime.engines.nvidia import HOST, RESERVE, megabytes, read_options
-from runtime.engines.options import seconds
+from runtime.engines.models import ParakeetModel
+from runtime.engines.nvidia import HOST, RESERVE, megabytes
+from runtime.engines.parakeet.offline_graphs import MOST_S
+from runtime.engines.parakeet.offline_options import (
+    MAX_WINDOW_S,
+    OfflineOptions,
+    read_offline_options,
+)
 from runtime.engines.parakeet.options import MAX_BATCH, read_streaming_options
 from runtime.memory.footprint import Footprint
 
 SAMPLE_RATE = 16_000
 MEL_RATE = 100  # frames of features a second
 FRAME_RATE = 12.5  # frames of the encoder a second
-WINDOW_S = 30.0
-MAX_WINDOW_S = 1440.0  # 24 minutes: what NVIDIA's card of parakeet-tdt-0.6b-v2 promises
-MAX_SLOTS = 16  # offline: 16 x 10 s are recognised 2,200 times as fast as they were spoken
 _FLOAT32 = 4
 _LONGEST_TENSOR = 1 << 31  # numbers; NeMo splits the first convolution's batch beyond that
 # Tensors of the first convolution that are alive at once: its output, and what masking and
@@ -37,8 +39,7 @@ _OVERLAP_MELS = 9  # frames of features that a step sees again (NeMo: pre_encode
 def footprint(options: Mapping[str, Any]) -> Footprint:
     """Estimate what a replica that recognises recordings needs.
 
-    Options: ``model``, ``weights``, ``dtype``, ``slots``, ``max_slots``, and ``window_s``,
-    the longest window in a batch; a batch has as many windows as there are slots.
+    Options are those of ``OfflineOptions``; a batch has as many windows as there are slots.
 
     It is above what was measured with 64 slots, bfloat16 (10 s: 5.2 GB in all, 60 s:
     11.2 GB), by 5 % at 10 s. At 60 s it is above by 40 %: NeMo halves a batch of 64, but
@@ -47,33 +48,72 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
     Raises:
         ConfigError: An option that there is not, or a value that cannot be.
     """
-    read = read_options("parakeet", options, PARAKEET, MAX_SLOTS, ("window_s",))
-    model, number = read.model, read.number
-    window = seconds("window_s", options.get("window_s", WINDOW_S), MAX_WINDOW_S)
-    weights, source = read.weight_bytes(model.parameters)
-    convolution = _convolution_numbers(model, window) * _CONVOLUTION_COPIES * number
-    layer = _layer_numbers(model, window) * number
-    held = _window_bytes(model, window, number)
-    # The two do not meet: the convolution's tensors are gone when the layers run.
-    split = _LONGEST_TENSOR * _CONVOLUTION_COPIES * number
-    share, once = max(convolution, layer), 0
-    if read.batch * layer <= split < read.batch * share:
-        share, once = 0, split
+    offline = read_offline_options(options)
+    read = offline.common
+    number, window = read.number, offline.window_s
+    weights, source = read.weight_bytes(read.model.parameters)
+    share, once = _batch_bytes(offline)
+    held = _window_bytes(read.model, window, number)
+    on_gpu = offline.device != "cpu"
+    reserve, graphs = (RESERVE, _graph_bytes(offline)) if on_gpu else (0, 0)
     return Footprint(
-        on_gpu=True,
+        on_gpu=on_gpu,
         weights=weights,
         weights_from=source,
-        workspace=once + RESERVE,
+        workspace=once + graphs + reserve,
         state_per_slot=held + share,
-        host=HOST,
+        host=_host_bytes(weights, number, on_gpu),
         slots=read.slots,
         max_slots=read.max_slots,
         formula=(
             f"a slot: {megabytes(held)} for {window:g} s of audio, {megabytes(share)} in a "
-            f"batch; once: {megabytes(once)} of a batch that is split, {megabytes(RESERVE)} for "
-            f"graphs and slack"
+            f"batch; once: {megabytes(once)} of a batch that is split, {megabytes(graphs)} of the "
+            f"encoder's graphs, {megabytes(reserve)} for slack"
         ),
     )
+
+
+def longest_s(offline: OfflineOptions) -> float:
+    """The longest recording, in seconds, that alone needs no more than a full batch of windows.
+
+    All of its frames attend to all others, as in NeMo's ``transcribe()``; what is longer is
+    cut into windows.
+    """
+    read = offline.common
+    share, once = _batch_bytes(offline)
+    room = (once or read.batch * share) // read.number
+    low, high = offline.window_s, MAX_WINDOW_S
+    while high - low > 1:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _numbers(read.model, middle) <= room else (low, middle)
+    return low
+
+
+def _batch_bytes(offline: OfflineOptions) -> tuple[int, int]:
+    """What a window adds to a batch, or else what a batch that is split needs, in bytes."""
+    read = offline.common
+    share = _numbers(read.model, offline.window_s) * read.number
+    layer = _layer_numbers(read.model, offline.window_s) * read.number
+    split = _LONGEST_TENSOR * _CONVOLUTION_COPIES * read.number
+    if read.batch * layer <= split < read.batch * share:
+        return 0, split
+    return share, 0
+
+
+def _graph_bytes(offline: OfflineOptions) -> int:
+    """What the encoder's graphs keep for themselves: as much as the largest of them."""
+    audio_s = min(MOST_S, offline.rows * offline.window_s)
+    convolution = _convolution_numbers(offline.common.model, audio_s) * _CONVOLUTION_COPIES
+    return convolution * offline.common.number
+
+
+def _numbers(model: ParakeetModel, window_s: float) -> int:
+    """Numbers of a window that are alive at once, at the most.
+
+    The first convolution's tensors are gone when the layers run.
+    """
+    convolution = _convolution_numbers(model, window_s) * _CONVOLUTION_COPIES
+    return max(convolution, _layer_numbers(model, window_s))
 
 
 def streaming_footprint(options: Mapping[str, Any]) -> Footprint:
@@ -97,20 +137,28 @@ def streaming_footprint(options: Mapping[str, Any]) -> Footprint:
     layer = (model.cached_frames + frames) * _CACHED_WIDTHS * model.d
     layer += (frames * _FRAME_WIDTHS + model.kernel - 1) * model.d
     share = max(convolution, layer) * number
+    on_gpu = streaming.device != "cpu"
+    reserve = RESERVE if on_gpu else 0
     return Footprint(
-        on_gpu=True,
+        on_gpu=on_gpu,
         weights=weights,
         weights_from=source,
-        workspace=batch * share + RESERVE,
+        workspace=batch * share + reserve,
         state_per_slot=state,
-        host=HOST,
+        host=_host_bytes(weights, number, on_gpu),
         slots=read.slots,
         max_slots=read.max_slots,
         formula=(
             f"a slot: {megabytes(state)} of state; once: {batch} x {megabytes(share)} of a step "
-            f"of {chunk} ms, {megabytes(RESERVE)} for graphs and slack"
+            f"of {chunk} ms, {megabytes(reserve)} for graphs and slack"
         ),
     )
+
+
+def _host_bytes(weights: int, number: int, on_gpu: bool) -> int:
+    """While NeMo restores it holds the float32 weights twice, wherever they go then."""
+    restoring = 2 * (weights // number) * _FLOAT32
+    return HOST + (restoring if on_gpu else max(0, restoring - weights))
 
 
 def state_bytes(model: ParakeetModel, number: int) -> int:

@@ -1,0 +1,395 @@
+"""Recordings with Parakeet TDT through NeMo: batched over callers, of any length.
+
+What fits into memory is recognised in one piece with full attention, as NeMo's ``transcribe()``
+does it; what is longer is cut into windows (``recording.py``). Batches form while the one
+before runs (``batches.py``); short recordings never wait behind more than a few windows of a
+long one. A stream in mode ``live`` is cut by the voice activity detector of the embedded
+engines and its utterances recognised as wholes: for real live recognition there is the engine
+``parakeet-streaming``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from runtime.audio import silence_invalid
+from runtime.engines.embedded.segmenter import Segmenter, SegmentRules
+from runtime.engines.embedded.silero import SileroProbability
+from runtime.engines.embedded.stream import Decoded, SegmentStream
+from runtime.engines.nemo import pick_device
+from runtime.engines.parakeet.batches import Job, Waiting, urgency
+from runtime.engines.parakeet.boosting import MAX_PHRASES, Boost
+from runtime.engines.parakeet.checkpoint import inspect, load
+from runtime.engines.parakeet.footprint import longest_s
+from runtime.engines.parakeet.offline_model import OfflineModel
+from runtime.engines.parakeet.offline_options import read_offline_options
+from runtime.engines.parakeet.recording import RecordingStream
+from runtime.engines.parakeet.windows import SAMPLE_RATE, Layout
+from runtime.engines.parakeet.words import Tokens, sentences, utterance
+from runtime.engines.worker import ModelWorker
+from runtime.errors import CheckpointError, EngineFailed, Overloaded, SpeechError
+from runtime.memory.footprint import GIB
+from runtime.models.store import path_of
+from runtime.speech import (
+    FinalTranscript,
+    LoadReport,
+    RecognitionOptions,
+    RecognitionStream,
+    RecognizerCapabilities,
+    Samples,
+    Transcript,
+    Word,
+)
+
+_CLOSED = "parakeet has been closed."
+_SILENT = 1e-4  # full scale is 1: three steps of 16 bits, below any microphone's own noise
+_CONTEXT_S = 2.0  # what a window sees beyond its cuts: several words
+_SEARCH_S = 5.0  # of speech there is a pause in almost any 5 s
+_PAUSE_S = 0.002  # between the arrivals of callers who come back together
+_AHEAD = 2  # windows of a stream under way: its caller keeps no more than a minute to say again
+
+
+class ParakeetRecognizer:
+    """NeMo's FastConformer-TDT behind the ``Recognizer`` contract.
+
+    Twice as many callers are let in as a batch has rows: the next batch gathers while one runs.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Options are those of ``OfflineOptions``; the file is looked at, nothing is loaded.
+
+        Raises:
+            ConfigError: An option that there is not, or a value that cannot be.
+            CheckpointError: The file is not there, damaged, or of no kind that runs here.
+        """
+        self._options = read_offline_options(options)
+        common = self._options.common
+        self._files = inspect(common.weights or path_of(common.model_name))
+        geometry = self._files.geometry
+        if geometry.decoder != "tdt":
+            mend = " `parakeet-streaming` runs it." if geometry.streaming else ""
+            raise CheckpointError(
+                f"{self._files.weights} has a {geometry.decoder.upper()} decoder; the engine "
+                f"`parakeet` runs TDT, such as parakeet-tdt-0.6b-v2.{mend}"
+            )
+        if geometry.sample_rate != SAMPLE_RATE:
+            raise CheckpointError(
+                f"{self._files.weights} takes {geometry.sample_rate} Hz; this engine runs models "
+                f"of {SAMPLE_RATE} Hz."
+            )
+        self._slots, self._rows = common.batch, self._options.rows
+        self._capabilities = RecognizerCapabilities(
+            languages=geometry.languages,
+            sample_rate=SAMPLE_RATE,
+            streaming=False,
+            words=True,
+            slots=2 * self._rows,
+            phrases=MAX_PHRASES,
+        )
+        window_s = self._options.window_s
+        self._window = round(window_s * SAMPLE_RATE)
+        self._longest = round(longest_s(self._options) * SAMPLE_RATE)
+        self._layout = Layout(
+            window=self._window,
+            context=round(min(_CONTEXT_S, window_s / 8) * SAMPLE_RATE),
+            search=round(min(_SEARCH_S, window_s / 4) * SAMPLE_RATE),
+        )
+        self._worker = ModelWorker("parakeet", extra="nemo")
+        self._gate = ModelWorker("parakeet-gate")
+        self._model: OfflineModel | None = None
+        self._waiting = Waiting(self._rows, self._window, self._slots * self._window)
+        self._arrived = asyncio.Event()
+        self._once_s = 0.0  # what a batch costs beyond its audio
+        self._serving: asyncio.Task[None] | None = None
+        self._streams: set[SegmentStream | RecordingStream] = set()
+        self._whole = 0  # recordings in one piece under way
+        self._closed = False
+
+    @property
+    def capabilities(self) -> RecognizerCapabilities:
+        """Languages are those of the checkpoint, which finds out by itself which it hears."""
+        return self._capabilities
+
+    async def load(self) -> LoadReport:
+        """Restore the checkpoint and recognise a second of noise."""
+        return await self._worker.run(self._load)
+
+    def _load(self) -> LoadReport:
+        started = time.perf_counter()
+        device = pick_device(self._options.device)
+        parakeet = load(self._files, device, self._options.common.dtype)
+        self._model = model = OfflineModel(
+            parakeet, self._rows, self._options.window_s, self._longest / SAMPLE_RATE
+        )
+        loaded = time.perf_counter()
+        model.prepare()
+        model.recognize([_noise(1.0)])
+        geometry = self._files.geometry
+        return LoadReport(
+            seconds=loaded - started,
+            warmup_ms=(time.perf_counter() - loaded) * 1e3,
+            details={
+                "checkpoint": str(self._files.weights),
+                "geometry": geometry.describe(),
+                "saved by": f"NeMo {geometry.nemo_version or 'of unknown version'}",
+                "device": device,
+                "dtype": f"{parakeet.dtype}, features and decoder float32",
+                "weights": f"{parakeet.weight_bytes / GIB:.2f} GiB",
+                "batch": f"{self._slots} x {self._options.window_s:g} s, at most {self._rows} rows",
+                "in one piece": f"up to {self._longest / SAMPLE_RATE:.0f} s",
+                "CUDA graphs": model.graphs,
+                "languages": ", ".join(geometry.languages),
+            },
+        )
+
+    async def exercise(self) -> None:
+        """Recognise the largest batch and the longest recording there can be.
+
+        What a batch costs beyond its audio is measured here, and so how much padding is worth
+        one batch less.
+        """
+        await self._worker.run(self._exercise)
+
+    def _exercise(self) -> None:
+        model = self._loaded
+        window_s = self._options.window_s
+        model.recognize([_noise(self._longest / SAMPLE_RATE)])
+        largest = [_noise(window_s)] * self._slots
+        model.recognize(largest)
+        per_sample = _seconds(model, largest) / (self._slots * self._window)
+
+        def free() -> int:
+            once_s = _seconds(model, [_noise(1.0)]) - per_sample * SAMPLE_RATE
+            self._once_s = max(0.0, once_s)
+            return round(min(self._once_s / per_sample, self._slots * self._window))
+
+        model.free = free()  # by eager launches; from now on graphs are used
+        self._waiting.free = free()
+
+    def open(self, options: RecognitionOptions) -> RecognitionStream:
+        """Take a slot for a stream; see ``Recognizer.open``."""
+        self._check_room()
+        stream: SegmentStream | RecordingStream
+        if options.mode == "file":
+            stream = self._recording(options, ahead=_AHEAD)
+        else:
+            stream = self._live(options)
+        self._streams.add(stream)
+        return stream
+
+    async def transcribe(self, samples: Samples, options: RecognitionOptions) -> Transcript:
+        """Recognise a recording in memory; see ``Recognizer.transcribe``.
+
+        Raises:
+            Overloaded: All slots are taken.
+            EngineFailed: The model failed on this recording.
+        """
+        samples, _ = silence_invalid(samples)
+        seconds = len(samples) / SAMPLE_RATE
+        if len(samples) > self._longest:
+            return await self._transcribe_long(samples, options)
+        with self._slot():
+            tokens = await self._tokens(samples, options, options.deadline_s)
+        text, words = await asyncio.to_thread(self._read, tokens, len(samples))
+        return Transcript(
+            text=text,
+            seconds=seconds,
+            words=tuple(words) if options.words else (),
+            utterances=tuple(
+                replace(utterance(said, number, options.words), settled_s=said[-1].end_s)
+                for number, said in enumerate(sentences(words))
+            ),
+        )
+
+    async def close(self) -> None:
+        """Drop all streams and the model."""
+        self._closed = True
+        if self._serving is not None:
+            self._serving.cancel()
+        for stream in tuple(self._streams):
+            await stream.close()
+        _fail(self._waiting.drain())
+        self._gate.close()
+        self._worker.close()
+        await self._gate.finished()
+        await self._worker.finished()
+        self._model = None
+
+    @property
+    def _loaded(self) -> OfflineModel:
+        if self._model is None:
+            raise RuntimeError("parakeet was asked to recognise before load()")
+        return self._model
+
+    # --- slots and streams ---------------------------------------------------
+
+    def _check_room(self) -> None:
+        slots = self._capabilities.slots
+        if len(self._streams) + self._whole >= slots:
+            raise Overloaded(f"All {slots} recognition slots of parakeet are taken.")
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        self._check_room()
+        self._whole += 1
+        try:
+            yield
+        finally:
+            self._whole -= 1
+
+    def _recording(self, options: RecognitionOptions, ahead: int) -> RecordingStream:
+        async def recognize(samples: Samples) -> list[Word]:
+            tokens = await self._tokens(samples, options, None)
+            return (await asyncio.to_thread(self._read, tokens, len(samples)))[1]
+
+        return RecordingStream(
+            self._layout,
+            recognize,
+            with_words=options.words,
+            ahead=ahead,
+            on_close=self._streams.discard,
+        )
+
+    def _live(self, options: RecognitionOptions) -> SegmentStream:
+        async def decode(samples: Samples, background: bool) -> Decoded:
+            samples, _ = silence_invalid(samples)
+            tokens = await self._tokens(samples, options, 0.0)  # somebody waits for an answer
+            text, words = await asyncio.to_thread(self._read, tokens, len(samples))
+            return Decoded(text, tuple(words) if options.words else ())
+
+        silence_ms, closes = options.endpoint_ms or 800, options.endpoint_ms is not None
+        rules = SegmentRules(silence_ms, self._options.window_s, closes=closes)
+        return SegmentStream(
+            self._gate,
+            Segmenter(SileroProbability(), rules),
+            decode,
+            partials=False,
+            on_close=self._streams.discard,
+        )
+
+    async def _transcribe_long(self, samples: Samples, options: RecognitionOptions) -> Transcript:
+        self._check_room()
+        # Half of a batch is left to others.
+        stream = self._recording(options, ahead=max(_AHEAD, self._slots // 2))
+        self._streams.add(stream)
+
+        async def push() -> None:
+            await stream.push(samples)
+            await stream.finish()
+
+        pushing = asyncio.create_task(push())
+        try:
+            finals = [e async for e in stream.events() if isinstance(e, FinalTranscript)]
+            await pushing
+        finally:
+            pushing.cancel()
+            await stream.close()
+        return Transcript.of(finals, len(samples) / SAMPLE_RATE)
+
+    # --- batches -------------------------------------------------------------
+
+    async def _tokens(
+        self, samples: Samples, options: RecognitionOptions, deadline_s: float | None
+    ) -> Tokens:
+        """Wait for a turn; a caller that is cancelled leaves the queue."""
+        if self._closed:
+            raise EngineFailed(_CLOSED)
+        model = self._loaded
+        if not len(samples) or float(np.abs(samples).max()) < _SILENT:
+            return Tokens([], [], [], [])
+        loop = asyncio.get_running_loop()
+        boost = None
+        if options.phrases:
+            phrases = Boost(tuple(options.phrases), options.boost)
+            boost = await asyncio.to_thread(model.trees.tree, phrases)
+        job = Job(samples, boost, urgency(loop.time(), deadline_s), loop.create_future())
+        self._waiting.put(job)
+        self._arrived.set()
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._serve())
+        return await job.done
+
+    async def _serve(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while batch := self._waiting.take():
+                await self._run(batch)
+                if len(batch) > 1:
+                    await self._gather(len(batch))
+
+    async def _gather(self, count: int) -> None:
+        """Let those who were answered together, and ask again, come together.
+
+        As long as they keep coming, and no longer than it costs to recognise the first of them
+        in a batch of its own.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._once_s
+        here = -1
+        while here < len(self._waiting) < count and loop.time() < until:
+            here = len(self._waiting)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _run(self, batch: list[Job]) -> None:
+        model = self._loaded
+        sounds = [job.samples for job in batch]
+        boosts = [job.boost for job in batch]
+        try:
+            found = await self._worker.run(model.recognize, sounds, boosts)
+        except SpeechError as error:
+            if len(batch) == 1:
+                if not batch[0].done.done():
+                    batch[0].done.set_exception(error)
+                return
+            for job in batch:  # only the one that it failed of shall fail
+                if not job.done.done():
+                    await self._run([job])
+        except asyncio.CancelledError:
+            _fail(batch)
+            raise
+        else:
+            for job, tokens in zip(batch, found, strict=True):
+                if not job.done.done():
+                    job.done.set_result(tokens)
+
+    def _read(self, tokens: Tokens, samples: int) -> tuple[str, list[Word]]:
+        """Text and words; times since the first sample, also where silence was put before it."""
+        model = self._loaded
+        before_s, end_s = model.padding(samples) / SAMPLE_RATE, samples / SAMPLE_RATE
+        frame_s = self._files.geometry.frame_s
+        vocabulary = model.vocabulary
+        words = vocabulary.words(tokens, frame_s, -before_s)
+        inside = [
+            replace(
+                word,
+                start_s=min(max(word.start_s, 0.0), end_s),
+                end_s=min(max(word.end_s, 0.0), end_s),
+            )
+            for word in words
+        ]
+        return vocabulary.text(tokens.ids), inside
+
+
+def _fail(jobs: list[Job]) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(EngineFailed(_CLOSED))
+
+
+def _noise(seconds: float) -> Samples:
+    noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE))
+    return (0.1 * noise).astype(np.float32)
+
+
+def _seconds(model: OfflineModel, batch: list[Samples]) -> float:
+    started = time.perf_counter()
+    model.recognize(batch)
+    return time.perf_counter() - started
