@@ -12,10 +12,11 @@ import pytest
 from scripted_engines import ScriptedSynthesizer
 
 from runtime import errors
-from runtime.bench import in_process
+from runtime.bench import in_process, recordings
 from runtime.bench.corpus import SENTENCES
 from runtime.bench.in_process import Peak
 from runtime.cli.bench_engine import bench_synthesizer, engine_options, summary
+from runtime.engines import make_recognizer
 from runtime.errors import ConfigError, EngineFailed, InvalidRequest
 from runtime.speech import AudioChunk, SynthesisRequest
 
@@ -144,6 +145,56 @@ def test_what_cannot_be_measured_is_refused(
     error = json.loads(capsys.readouterr().out)
     assert names in error["error"]
     assert issubclass(getattr(errors, error["type"]), InvalidRequest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--weights", "x.nemo"], "--engine"),
+        (["--engine", "parakeet", "--option", "window=1"], "Did you mean 'window_s'"),
+        (["--engine", "parakeet", "--option", "slots"], "KEY=VALUE"),
+    ],
+)
+def test_recordings_that_cannot_be_measured_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    names: str,
+) -> None:
+    from runtime.cli import main
+
+    monkeypatch.setattr("sys.argv", ["speech", "bench", "asr", *arguments, "--json"])
+    with pytest.raises(SystemExit) as exit_:
+        main.main()
+    assert exit_.value.code == 2
+    assert names in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_recordings_are_measured_beside_nemos_own_transcribe(
+    request: pytest.FixtureRequest, run: Callable[..., Any]
+) -> None:
+    pytest.importorskip("nemo", reason="needs the extra `nemo`")
+    tiny_parakeet: Callable[..., Path] = request.getfixturevalue("tiny_parakeet")
+    weights = tiny_parakeet(streaming=False)
+    shown: list[dict[str, Any]] = []
+    nemo = recordings.by_nemo(weights, [2], 1, 1.0, "float32", shown.append)
+    options = {"weights": str(weights), "device": "cpu", "slots": 2, "window_s": 10}
+    engine = make_recognizer("parakeet", options)
+
+    async def measure() -> list[dict[str, Any]]:
+        await engine.load()
+        try:
+            return await recordings.in_process(engine, [1, 2], 2, 1.0, shown.append)
+        finally:
+            await engine.close()
+
+    rows = run(measure())
+    assert shown == [*nemo, *rows]
+    assert [row["path"][:4] for row in shown] == ["NeMo", "in p", "in p"]
+    assert [row["final_ms"]["n"] for row in shown] == [1, 2, 4]
+    assert all(row["x_realtime"] > 0 for row in shown)
+    assert all(row["recording_s"] == 1.0 for row in shown)
+    assert 0 < recordings.claim_gib("parakeet", options) < 1
 
 
 def test_values_of_options_are_those_of_a_configuration() -> None:

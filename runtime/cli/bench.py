@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from enum import StrEnum
@@ -32,6 +33,7 @@ from runtime.cli.bench_engine import (
     engine_options,
     summary,
 )
+from runtime.cli.bench_recordings import bench_recordings
 from runtime.cli.output import console, notes, print_json, working
 from runtime.client import SpeechClient
 from runtime.daemon import running_daemon
@@ -111,16 +113,24 @@ def asr(
     engine: str | None = _Engine,
     weights: str | None = _Weights,
     option: list[str] | None = _Option,
+    seconds: float = typer.Option(
+        10.0, min=0.1, help="With --engine parakeet: the length of the recordings."
+    ),
     overhead: int = _Overhead,
     as_json: bool = _Json,
 ) -> None:
     """Time from the last sample to the final transcript, throughput and word errors."""
     counts = _counts(streams)
-    options = engine_options(option or []) | ({} if weights is None else {"weights": weights})
+    options = engine_options(option or []) | (
+        {} if weights is None else {"weights": os.path.abspath(weights)}
+    )
     if engine is not None:
         _without_overhead(overhead)
         with working("measuring ...", quiet=as_json):
-            result = bench_recognizer(engine, options, counts, utterances, _show(as_json))
+            if engine == "parakeet":  # recordings, not live callers
+                result = bench_recordings(options, counts, utterances, seconds, _show(as_json))
+            else:
+                result = bench_recognizer(engine, options, counts, utterances, _show(as_json))
         _print(result, as_json)
         return
     _without_options(options)
