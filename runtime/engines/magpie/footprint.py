@@ -1,10 +1,8 @@
 """What Magpie needs of the GPU: a slot's caches from the geometry, the rest from a bound.
 
-The shapes are those of an engine with one static cache per slot and one CUDA graph for a
-step of all slots, as it was tried on an H100: 64 slots in bfloat16, 8 s of audio each, took
-5.5 GB at the peak, of which 1.45 GB were NeMo's own float32 model beside the engine's copy
-of it. The estimate is for an engine that drops that: above 5.5 GB for the longest
-utterances, above 4.05 GB for those of 8 s.
+Measured on an H100 with plain kernels: 64 slots in bfloat16, 8 s of audio each, held 4.39 GB of
+torch's allocator once all graphs were captured, 1.5 GB of them slots. What fused kernels add is
+from their shapes; with them the whole has not been measured.
 """
 
 from __future__ import annotations
@@ -50,6 +48,8 @@ _CODEC_FRAMES = 4
 # in bfloat16, 0.7 without guidance (docs/benchmarks.md); 15.6 MiB covers each of them.
 _GROWING_CACHES = 15.6 * (1 << 20)
 _GRAMMARS = 450_000_000  # bytes: NeMo's grammars in a process of their own, after compiling
+_TOKENS = 2_024  # of a codebook, special ones included
+_FOLDED = 140_000_000  # bytes: 117 MB of copies at the public geometry, 20 MB to work in
 _WHOLE_CODEC = 62_600_000  # numbers, its encoder included
 
 
@@ -73,19 +73,25 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
     state = state_bytes(model, rows, text, number)
     share = _attention_bytes(model, rows) + _CODEC_FRAMES * _CODEC_FRAME * number
     prefill = (model.context_rows * _CFG + text) * _ROW_WIDTHS * model.d * number
+    on_gpu = magpie.device != "cpu"
+    fused = _fused_bytes(model) if on_gpu and magpie.fused and number < _FLOAT32 else 0
+    weights = acoustic + model.codec_parameters * number  # a .nemo is without its codec
+    restoring = _restoring(acoustic // number)
     return Footprint(
-        on_gpu=True,
-        weights=acoustic + model.codec_parameters * number,  # a .nemo is without its codec
+        on_gpu=on_gpu,
+        weights=weights,
         weights_from=source,
-        workspace=min(_PREFILL_BATCH, read.batch) * prefill + RESERVE,
+        workspace=min(_PREFILL_BATCH, read.batch) * prefill + RESERVE + fused,
         state_per_slot=state + share,
-        host=HOST,
+        host=_host(magpie.normalizer) + restoring - (0 if on_gpu else weights),
         slots=read.slots,
         max_slots=read.max_slots,
         formula=(
             f"a slot: {megabytes(state)} of state ({rows} rows of context and steps, {text} of "
             f"text), {megabytes(share)} in a step; once: {min(_PREFILL_BATCH, read.batch)} x "
-            f"{megabytes(prefill)} of prefill, {megabytes(RESERVE)} for graphs and slack"
+            f"{megabytes(prefill)} of prefill, {megabytes(RESERVE)} for graphs and slack, "
+            f"{megabytes(fused)} of fused kernels; while restoring, {megabytes(restoring)} of the "
+            f"host"
         ),
     )
 
@@ -109,9 +115,9 @@ def reference_footprint(options: Mapping[str, Any]) -> Footprint:
     rows = _CFG if magpie.cfg else 1
     caches = int(frames / FRAME_RATE * rows * number * _GROWING_CACHES)
     codec = (min(frames, CODEC_WINDOW) + CODEC_CONTEXT) * _CODEC_FRAME * _FLOAT32
-    restoring = 2 * (acoustic // number + _WHOLE_CODEC) * _FLOAT32
+    restoring = _restoring(acoustic // number)
     weights = acoustic + model.codec_parameters * _FLOAT32
-    host = HOST + (_GRAMMARS if magpie.normalizer in ("auto", "nemo") else 0)
+    host = _host(magpie.normalizer)
     on_gpu = magpie.device != "cpu"
     return Footprint(
         on_gpu=on_gpu,
@@ -156,6 +162,25 @@ def state_bytes(model: MagpieModel, rows: int, text: int, number: int) -> int:
         + _CODEC_STATE
     )
     return numbers * number + text * (8 + _FLOAT32) + (outputs + 8) * 8
+
+
+def _restoring(parameters: int) -> int:
+    """Host memory while NeMo restores a checkpoint: its float32 weights, twice."""
+    return 2 * (parameters + _WHOLE_CODEC) * _FLOAT32
+
+
+def _host(normalizer: str) -> int:
+    return HOST + (_GRAMMARS if normalizer in ("auto", "nemo") else 0)
+
+
+def _fused_bytes(model: MagpieModel) -> int:
+    """What the fused step keeps besides the weights.
+
+    That is what the local transformer's first layer makes of each code, and copies of weights with
+    their norms folded in.
+    """
+    looked_up = model.stacking * model.codebooks * _TOKENS * 3 * model.local_d * 2
+    return looked_up + _FOLDED
 
 
 def _attention_bytes(model: MagpieModel, rows: int) -> int:
