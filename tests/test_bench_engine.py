@@ -120,7 +120,6 @@ def test_a_failing_engine_is_one_error_of_its_own() -> None:
     ("arguments", "names"),
     [
         (["--engine", "hibary"], "Did you mean 'hibari'"),
-        (["--engine", "magpie"], "not part of this release"),
         (["--engine", "collections:Counter"], "not a synthesizer"),
         (["--engine", "hibari", "--option", "threats=1"], "threats"),
         (["--engine", "magpie-reference", "--option", "top_q=1"], "Did you mean 'top_k'"),
