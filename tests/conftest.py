@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the suite: whatever needs a cluster is one's, files go to either."""
     for item in items:
