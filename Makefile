@@ -24,7 +24,7 @@ bot: $(VENV)/.bot  ## a page to talk to, and a daemon behind it unless one runs
 	$(BIN)/python examples/bot.py
 
 test: $(VENV)/.test  ## everything tests need, then the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.test  ## what CI also checks: ruff and mypy
 	$(BIN)/ruff check .

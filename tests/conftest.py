@@ -39,14 +39,17 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the suite: whatever needs a cluster is one's, files go to either."""
-    for item in items:
-        cluster = item.get_closest_marker("cluster") or "daemon" in getattr(
-            item, "fixturenames", ()
-        )
-        item.add_marker(pytest.mark.xdist_group("cluster" if cluster else item.path.name))
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two processes share the suite: whatever needs a cluster is one's, other files go to either."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "cluster" if "mark.cluster" in (ROOT / file).read_text() else file
+
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)
