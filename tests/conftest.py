@@ -41,7 +41,7 @@ ROOT = HERE.parent
 
 @pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two processes share the suite: whatever needs a cluster is one's, other files go to either."""
+    """Two processes share the suite: what needs a cluster is one's, other files go to either."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
