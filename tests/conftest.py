@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
@@ -50,6 +51,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "cluster" if "mark.cluster" in (ROOT / file).read_text() else file
 
     return ByFile(config, log)
+
+
+def _locks() -> tuple[Path, Path]:
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir())
+    return folder / f"speech-tests-{run}.turn", folder / f"speech-tests-{run}.lock"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    """A test that measures time runs while the other process stands still."""
+    timed = item.get_closest_marker("timed") is not None
+    turn, lock = _locks()
+    with turn.open("w") as waiting, lock.open("w") as running:
+        # Whoever waits holds the turn, so that the other cannot go on for ever before it.
+        fcntl.flock(waiting, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if timed else fcntl.LOCK_SH)
+        fcntl.flock(waiting, fcntl.LOCK_UN)
+        return (yield)
+
+
+def pytest_sessionfinish() -> None:
+    for path in _locks():
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

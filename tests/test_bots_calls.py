@@ -27,6 +27,7 @@ def line(client: Any, scripted: Any, run: Any) -> Iterator[None]:
     run(disconnect())
 
 
+@pytest.mark.timed
 def test_a_person_is_answered_can_interrupt_and_the_loop_stays_free(
     line: None, client: Any, daemon: Settings, run: Any
 ) -> None:
@@ -44,8 +45,8 @@ def test_a_person_is_answered_can_interrupt_and_the_loop_stays_free(
     assert row["out_of_order"] == 0
     for stage in ("vad", "llm_token", "clause", "tts_audio", "transport"):
         assert row[f"{stage}_ms"]["min"] >= 0
-    # Several times the limit: a processor that is shared counts time that it was slow.
-    assert row["loop_held_ms"] < 5 * voice.LOOP_LIMIT_MS, row["loop_held_by"]
+    # Twice the limit: a processor that is shared counts time that it was slow.
+    assert row["loop_held_ms"] < 2 * voice.LOOP_LIMIT_MS, row["loop_held_by"]
 
 
 def test_two_hundred_turns_keep_their_order_and_memory(

@@ -158,11 +158,6 @@ def test_what_the_next_replica_has_to_hear_again_is_on_its_way_too() -> None:
 # --- audio that is kept ------------------------------------------------------
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What we logged; libraries of tests before this one may log as well, when they are let go."""
-    return [record for record in caplog.records if record.name.startswith("runtime")]
-
-
 def test_of_audio_without_a_final_the_last_is_kept_and_the_rest_told_as_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -173,7 +168,7 @@ def test_of_audio_without_a_final_the_last_is_kept_and_the_rest_told_as_lost(
             await session.flush()
             buffer = session._listening.buffer
             assert buffer.end - buffer.first == 4 * SECOND
-            assert told(caplog) == [], "nothing is lost yet"
+            assert caplog.records == [], "nothing is lost yet"
             f.asr["a"].die()
             await asyncio.sleep(1.0)
             f.asr["b"].die()
@@ -181,7 +176,7 @@ def test_of_audio_without_a_final_the_last_is_kept_and_the_rest_told_as_lost(
             final = await session.finalize()
             assert final.text == f"{4 * SECOND} samples"
             assert (final.start_s, final.end_s) == (16.0, 20.0)
-            (record,) = told(caplog)
+            (record,) = caplog.records
             assert record.levelno == logging.WARNING
             assert "16.0 s are lost" in record.message
 
@@ -196,7 +191,7 @@ def test_audio_that_got_its_final_is_not_told_as_lost(caplog: pytest.LogCaptureF
             assert (await session.finalize()).text == f"{20 * SECOND} samples"
             f.asr["a"].die()
             assert (await session.finalize()).text == "0 samples"
-            assert told(caplog) == []
+            assert caplog.records == []
 
     play(script, replay_s=4.0)
 
