@@ -187,7 +187,7 @@ def test_a_container_without_its_weights_or_its_neighbour_starts_no_daemon(start
 
 def test_systemd_understands_the_unit(tmp_path) -> None:
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("no systemd-analyze here")
+        pytest.skip("needs systemd-analyze: apt-get install systemd")
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/opt/speech/bin/speech", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)

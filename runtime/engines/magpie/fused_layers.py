@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ class Run(NamedTuple):
     rows: int
 
 
-class Layer:
+class Layer(ABC):
     """One launch: reads a buffer of ``paths`` signals with their past, writes the next one.
 
     Attributes:
@@ -101,9 +102,9 @@ class Layer:
         self._parts = min(4, -(-longest // (2 * _CARRY)))
         self._carriers = paths * self._parts
 
+    @abstractmethod
     def _matrices(self, device: torch.device, dtype: torch.dtype) -> list[tuple[int, int]]:
         """Bring the weights to the device; for each path, its taps and where they begin."""
-        raise NotImplementedError
 
     def _carrying(self, run: Run) -> tuple[Any, ...]:
         return self._table, self._parts, run.state, run.state.shape[1], run.slots, run.rows
