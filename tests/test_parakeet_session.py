@@ -262,6 +262,52 @@ def test_a_step_that_fails_ends_the_streams_in_it_and_no_others() -> None:
     play(script)
 
 
+def test_steps_go_on_though_the_event_loop_of_a_stream_in_them_has_ended() -> None:
+    fixture = Fixture(slots=4, batch=96)
+    try:
+
+        async def leaves() -> None:
+            fixture.model.may_go_on.clear()
+            stream = fixture.open()
+            await stream.push(said(1, 2, 3, 4))
+            await fixture.model_is_busy()
+            await stream.close()
+
+        async def stays() -> str:
+            stream = fixture.open()
+            await stream.push(said(5, 6))
+            fixture.model.may_go_on.set()
+            await stream.finish()
+            async with asyncio.timeout(30):
+                return (await finals_of(stream))[0].text
+
+        asyncio.run(leaves())
+        assert asyncio.run(stays()) == "5 6"
+        assert fixture.steps.taken == 0
+    finally:
+        fixture.model.may_go_on.set()
+        fixture.worker.close()
+
+
+def test_other_work_of_the_model_has_its_turn_though_there_is_always_a_step_to_take() -> None:
+    async def script(f: Fixture) -> None:
+        streams = [f.open() for _ in range(2)]
+        f.model.may_go_on.clear()
+        for stream in streams:
+            for _ in range(50):
+                await stream.push(said(1, 2))
+        await f.model_is_busy()
+        steps = asyncio.create_task(f.worker.run(lambda: len(f.model.batches)))
+        await asyncio.sleep(0)  # it is in the queue
+        f.model.may_go_on.set()
+        assert await steps <= 2, "of 50"
+        for stream in streams:
+            await stream.finish()
+            assert len((await finals_of(stream))[0].text.split()) == 100
+
+    play(script)
+
+
 def test_a_stream_that_is_finished_or_closed_takes_nothing_more() -> None:
     async def script(f: Fixture) -> None:
         finished, closed = f.open(), f.open()

@@ -7,6 +7,8 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,23 +30,34 @@ Run = Callable[[Any], Any]
 SECRET = "Rumpelstiltskin"
 
 
-def lines(daemon: Settings, application: str) -> list[dict[str, Any]]:
-    folder = Path(running_daemon(daemon).log) / "serve"
-    found = []
-    for path in folder.glob(f"utterances_{application}_*.jsonl"):
-        found += [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return found
+@dataclass(frozen=True)
+class Spoken:
+    """What was said and heard for this file's tests, by a daemon that others have used too.
 
+    ``samples`` are those of the first text.
+    """
 
-def of(daemon: Settings, application: str, **wanted: Any) -> dict[str, Any]:
-    """The latest line with these values; it comes a moment after the caller has its answer."""
-    deadline = time.monotonic() + 10
-    while True:
-        for line in reversed(lines(daemon, application)):
-            if wanted.items() <= line.items():
-                return line
-        assert time.monotonic() < deadline, wanted
-        time.sleep(0.05)
+    logs: Path
+    since: str
+    samples: int
+
+    def lines(self, application: str) -> list[dict[str, Any]]:
+        """In order, from all replicas."""
+        found = []
+        for path in self.logs.glob(f"utterances_{application}_*.jsonl"):
+            found += [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        found = [line for line in found if line["time"] >= self.since]
+        return sorted(found, key=lambda line: str(line["time"]))
+
+    def line(self, application: str, **wanted: Any) -> dict[str, Any]:
+        """The latest with these values; it comes a moment after the caller has its answer."""
+        deadline = time.monotonic() + 10
+        while True:
+            for line in reversed(self.lines(application)):
+                if wanted.items() <= line.items():
+                    return line
+            assert time.monotonic() < deadline, wanted
+            time.sleep(0.05)
 
 
 async def speak(client: Any, text: str, **options: Any) -> int:
@@ -53,8 +66,9 @@ async def speak(client: Any, text: str, **options: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def spoken(client: Any, scripted: Any, pair_client: Any, run: Run) -> int:
-    """Something of each kind has been said and heard; the samples of the first."""
+def spoken(daemon: Settings, client: Any, scripted: Any, pair_client: Any, run: Run) -> Spoken:
+    """Something of each kind has been said and heard."""
+    since = datetime.now(UTC).isoformat(timespec="milliseconds")
     samples: int = run(speak(client, f"Hello, {SECRET}."))
     with pytest.raises(EngineFailed, match="exploded"):
         run(speak(scripted, f"{SECRET} will explode."))
@@ -69,37 +83,39 @@ def spoken(client: Any, scripted: Any, pair_client: Any, run: Run) -> int:
             await session.finalize()
 
     run(converse())
-    return samples
+    return Spoken(Path(running_daemon(daemon).log) / "serve", since, samples)
 
 
-def test_an_utterance_has_one_line_with_its_numbers(daemon: Settings, spoken: int) -> None:
-    line = of(daemon, "speech", event="synthesis", outcome="done", pieces=1)
+def test_an_utterance_has_one_line_with_its_numbers(daemon: Settings, spoken: Spoken) -> None:
+    line = spoken.line("speech", event="synthesis", outcome="done", pieces=1)
     assert line["deployment"] == "TTS"
-    assert line["audio_s"] == pytest.approx(spoken / 24_000, abs=1e-3)
+    assert line["audio_s"] == pytest.approx(spoken.samples / 24_000, abs=1e-3)
     assert line["first_audio_ms"] > 0 < line["rtf"]
-    same = [x for x in lines(daemon, "speech") if x.get("stream") == line["stream"]]
+    same = [x for x in spoken.lines("speech") if x.get("stream") == line["stream"]]
     assert len(same) == 1
 
 
 def test_a_session_has_a_line_for_each_utterance_and_one_at_its_end(
-    daemon: Settings, spoken: int
+    daemon: Settings, spoken: Spoken
 ) -> None:
-    end = of(daemon, "scripted", event="session")
-    heard = of(daemon, "scripted", event="recognition", stream=end["stream"])
+    end = spoken.line("scripted", event="session")
+    heard = spoken.line("scripted", event="recognition", stream=end["stream"])
     assert (heard["words"], heard["asked_for"]) == (2, True)  # "8000 samples"
     assert 0 < heard["final_ms"] < 5_000
     assert (end["audio_s"], end["utterances"]) == (1.0, 1)
 
 
-def test_failures_have_lines_too(daemon: Settings, spoken: int) -> None:
-    assert of(daemon, "scripted", outcome="EngineFailed")["queued_ms"] == 0
-    assert of(daemon, "scripted", outcome="UnknownVoice")["queued_ms"] is None
+def test_failures_have_lines_too(daemon: Settings, spoken: Spoken) -> None:
+    assert spoken.line("scripted", outcome="EngineFailed")["queued_ms"] == 0
+    assert spoken.line("scripted", outcome="UnknownVoice")["queued_ms"] is None
 
 
-def test_words_are_written_down_by_none_but_who_was_asked_to(daemon: Settings, spoken: int) -> None:
-    assert SECRET in of(daemon, "pair", event="synthesis", outcome="done", pieces=1)["text"]
-    assert of(daemon, "pair", event="recording")["text"] == "8000 samples"
-    of(daemon, "scripted", outcome="EngineFailed")
+def test_words_are_written_down_by_none_but_who_was_asked_to(
+    daemon: Settings, spoken: Spoken
+) -> None:
+    assert SECRET in spoken.line("pair", event="synthesis", outcome="done", pieces=1)["text"]
+    assert spoken.line("pair", event="recording")["text"] == "8000 samples"
+    spoken.line("scripted", outcome="EngineFailed")
     told = [
         path.name
         for path in Path(running_daemon(daemon).log).rglob("*")
@@ -109,16 +125,16 @@ def test_words_are_written_down_by_none_but_who_was_asked_to(daemon: Settings, s
     assert all(name.startswith("utterances_pair_") for name in told), told
 
 
-def test_a_models_failure_keeps_its_traceback(daemon: Settings, spoken: int) -> None:
+def test_a_models_failure_keeps_its_traceback(daemon: Settings, spoken: Spoken) -> None:
     folder = Path(running_daemon(daemon).log) / "serve"
-    of(daemon, "scripted", outcome="EngineFailed")
+    spoken.line("scripted", outcome="EngineFailed")
     said = "".join(path.read_text() for path in folder.glob("replica_scripted_TTS*.log"))
     assert "RuntimeError (its message is left out)" in said
     assert "scripted_engines.py" in said
     assert "UnknownVoice" not in said  # of the caller's making: no traceback
 
 
-def test_what_was_spoken_and_heard_is_among_the_metrics(daemon: Settings, spoken: int) -> None:
+def test_what_was_spoken_and_heard_is_among_the_metrics(daemon: Settings, spoken: Spoken) -> None:
     url = metrics_url(running_daemon(daemon))
     assert url is not None
     histograms = (TTS.first_audio, TTS.rtf, TTS.queue_wait, ASR.final, ASR.rtf)

@@ -79,9 +79,7 @@ class ModelWorker:
         """
         if self._closed:
             raise EngineFailed(f"{self._name} has been closed.")
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-            self._thread.start()
+        self._start()
         loop = asyncio.get_running_loop()
         job = _Job(work, args, loop, loop.create_future())
         self._jobs.put((int(background), next(self._arrivals), job))
@@ -104,12 +102,18 @@ class ModelWorker:
         It must not raise.
         """
         self._meanwhile = work
+        self._start()
         self.nudge()
 
     def nudge(self) -> None:
         """There may be something to do meanwhile; from any thread."""
         if not self._closed and self._jobs.empty():  # else it is looked at anyway
             self._jobs.put((_IDLE, next(self._arrivals), _NUDGE))
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether something waits for ``meanwhile``'s work to pause."""
+        return not self._jobs.empty()
 
     def close(self) -> None:
         """Take no more work; callers whose work waits are told."""
@@ -120,6 +124,11 @@ class ModelWorker:
         """Return once the thread has ended after ``close``, and holds nothing any more."""
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, _END_S)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            self._thread.start()
 
     def _next(self) -> _Job | _Nudge | None:
         while self._jobs.empty() and self._meanwhile is not None and self._meanwhile():

@@ -8,6 +8,7 @@ drives the scheduler; requests and their audio pass between it and the event loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import time
@@ -398,7 +399,7 @@ class MagpieSynthesizer:
 def _hand_over(
     loop: asyncio.AbstractEventLoop, made: asyncio.Queue[Delivery], item: Delivery
 ) -> None:
-    if not loop.is_closed():
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and its caller with it
         loop.call_soon_threadsafe(made.put_nowait, item)
 
 

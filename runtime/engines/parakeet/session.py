@@ -54,11 +54,14 @@ class ParakeetStream:
         frame: int,
         on_over: Callable[[ParakeetStream], None],
     ) -> None:
-        """Take a slot; ``frame`` is a frame of the encoder in samples.
+        """Take a slot, for calls on the running event loop.
+
+        ``frame`` is a frame of the encoder in samples.
 
         Raises:
             Overloaded: All slots are taken.
         """
+        self.loop = asyncio.get_running_loop()
         self.lane = steps.open(self)
         self._on_over = on_over
         self._steps = steps

@@ -8,6 +8,7 @@ each step said.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -91,13 +92,14 @@ class StepLoop:
         self._lock = threading.Lock()  # around the scheduler, and whether the steps run
         self._running = False
         self._model: Model | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self.steps = 0
         self.failed_steps = 0
 
     def start(self, model: Model | None) -> None:
         """Step with this model from now on; None ends it after the step under way."""
         self._model = model
+        if model is not None:
+            self._worker.meanwhile(self._step_on)
 
     def open(self, stream: ParakeetStream) -> Lane:
         """Take a slot for a stream.
@@ -143,44 +145,37 @@ class StepLoop:
             if self._running or self._model is None or not self._scheduler.waiting:
                 return
             self._running = True
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._worker.run(self._step_on, loop))
-        self._tasks.add(task)
-        task.add_done_callback(self._stopped)
+        self._worker.nudge()
 
-    def _stopped(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:  # the worker was closed
-            with self._lock:
-                self._running = False
+    def _step_on(self) -> bool:
+        """Step until nothing waits, or until other work does; on the model's thread.
 
-    def _step_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Step for as long as there is something to step with; on the model's thread."""
-        current: _Step | None = None
-        while True:
-            following = None
-            if current is None or self._many_wait():
-                following = self._take(stop=current is None)
-            if current is None:
-                current = following
-                if current is None:
-                    return
-                self._guard(current, self._launch)
-                continue
+        No step is under way when it returns: whether there may be another.
+        """
+        current = self._take(stop=True)
+        if current is None:
+            return False
+        self._guard(current, self._launch)
+        while current is not None:
+            following = self._take() if self._many_wait() else None
             self._guard(current, self._collect)
             with self._lock:
                 self._scheduler.done(current.works)
-            following = following or self._take(stop=False)
+            if following is None and not self._worker.has_jobs:
+                following = self._take()
             if following is not None:
                 self._guard(following, self._launch)
-            loop.call_soon_threadsafe(self._hand_over, current)
+            self._hand_over(current)
             current = following
+        return True
 
     def _many_wait(self) -> bool:
+        if self._worker.has_jobs:
+            return False
         with self._lock:
             return self._scheduler.waiting >= _EARLY
 
-    def _take(self, *, stop: bool = True) -> _Step | None:
+    def _take(self, *, stop: bool = False) -> _Step | None:
         """Prepare the next step; if there is none, and ``stop``, the thread is done."""
         model = self._model
         with self._lock:
@@ -223,14 +218,26 @@ class StepLoop:
             step.failure = as_engine_error(error, self._name)
 
     def _hand_over(self, step: _Step) -> None:
+        for loop in {_owner(work).loop for work in step.works}:  # in a replica: the one there is
+            with contextlib.suppress(RuntimeError):  # closed, and its streams with it
+                loop.call_soon_threadsafe(self._hear, step, loop)
+
+    def _hear(self, step: _Step, loop: asyncio.AbstractEventLoop) -> None:
         for index, work in enumerate(step.works):
-            stream = work.lane.owner
-            assert isinstance(stream, ParakeetStream)
+            stream = _owner(work)
+            if stream.loop is not loop:
+                continue
             if step.failure is not None:
                 # What its state holds after half a step nobody knows.
                 stream.fail(step.failure)
             else:
                 stream.hear(work, step.said[index])
+
+
+def _owner(work: Work) -> ParakeetStream:
+    stream = work.lane.owner
+    assert isinstance(stream, ParakeetStream)
+    return stream
 
 
 class StreamingParakeetRecognizer:
