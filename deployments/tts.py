@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.growing import Growing
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
 from deployments.logs import UtteranceLog
@@ -34,6 +35,7 @@ from runtime.replica import (
     AbortedStream,
     Census,
     EngineInfo,
+    Growth,
     ReplicaInfo,
     SynthesisStarted,
     check_protocol,
@@ -95,6 +97,7 @@ class TTS:
         self._draining = False
         self._config = TtsUserConfig()
         self._leads: dict[str, _Lead] = {}
+        self._growing: dict[str, Growing] = {}
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._exporter = EngineExporter(TTS_METRICS.engine, args.engine, {})
         self._memory = ReplicaMemory(allotment, self._load_engine, self._unload_engine)
@@ -181,7 +184,12 @@ class TTS:
         return self._admission.taken
 
     async def synthesize(
-        self, protocol: int, stream_id: str, request: SynthesisRequest, resumed: bool = False
+        self,
+        protocol: int,
+        stream_id: str,
+        request: SynthesisRequest,
+        resumed: bool = False,
+        growth: Growth | None = None,
     ) -> AsyncGenerator[SynthesisStarted | AudioChunk, None]:
         """Speak a request; ``advance`` with the same ``stream_id`` keeps it going.
 
@@ -190,6 +198,8 @@ class TTS:
             stream_id: The caller's name for the utterance.
             request: What to say.
             resumed: The utterance was under way on a replica that was lost.
+            growth: For an utterance that grows by ``extend``: its texts so far. It ends when it
+                is complete, or has had nothing to say for ``text_timeout_s``.
 
         Raises:
             InvalidRequest: Of any kind; see ``resolve_synthesis``.
@@ -206,9 +216,10 @@ class TTS:
         try:
             check_protocol(protocol)
             resolved = await self._resolve(request, tally)
+            growing = None if growth is None else self._grow(growth, tally)
             async with self._admission.slot(ahead=resumed) as queued_s:
                 tally.began(queued_s)
-                speaking = self._speak(stream_id, resolved, tally, abort)
+                speaking = self._speak(stream_id, resolved, growing, tally, abort)
                 async with aclosing(speaking):
                     async for item in speaking:
                         with abort.noted():
@@ -278,10 +289,16 @@ class TTS:
         tally.resolved(resolved, removed)
         return resolved
 
+    def _grow(self, growth: Growth, tally: SpokenTally) -> Growing:
+        growing = Growing(self._config.text_timeout_s, self._metrics.removed, tally)
+        growing.add(growth)
+        return growing
+
     async def _speak(
         self,
         stream_id: str,
         request: SynthesisRequest,
+        growing: Growing | None,
         tally: SpokenTally,
         abort: Abort,
     ) -> AsyncGenerator[SynthesisStarted | AudioChunk, None]:
@@ -290,6 +307,8 @@ class TTS:
         rate = engine.capabilities.sample_rate
         lead = _Lead(round(self._config.lead_s * rate), self._config.stall_timeout_s)
         self._leads[stream_id] = lead
+        if growing is not None:
+            self._growing[stream_id] = growing
         try:
             yield SynthesisStarted(
                 rate,
@@ -302,7 +321,7 @@ class TTS:
                 tally.queued_s or 0.0,
             )
             tally.read()
-            chunks = until_left(engine.synthesize(request), abort, stopped)
+            chunks = until_left(engine.synthesize(request, growing), abort, stopped)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     tally.made(chunk)
@@ -313,6 +332,29 @@ class TTS:
         finally:
             if self._leads.get(stream_id) is lead:  # and not opened again meanwhile
                 del self._leads[stream_id]
+                self._growing.pop(stream_id, None)
+
+    async def extend(self, stream_id: str, first: int, growth: Growth) -> int:
+        """Add texts to an utterance that grows.
+
+        Args:
+            stream_id: Which.
+            first: Place of the first of them among those after the request's own, from 0.
+            growth: The texts, and whether there will be others. Those it has already are left.
+
+        Returns:
+            How many it has now, for the caller to go on from; -1 if it takes no text any more.
+
+        Raises:
+            NothingToSpeak: A text holds nothing to speak.
+        """
+        growing = self._growing.get(stream_id)
+        if growing is None or growing.over:
+            return -1
+        known = growing.count - first
+        if known >= 0:
+            growing.add(replace(growth, texts=growth.texts[known:]))
+        return growing.count
 
     async def advance(self, stream_id: str, read: int) -> None:
         """The reader of a stream has taken ``read`` samples in all; unknown streams are over."""

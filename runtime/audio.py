@@ -70,6 +70,13 @@ def float32_to_pcm16(samples: Samples) -> bytes:
     return pcm
 
 
+def in_blocks(pcm: bytes, samples: int) -> Iterator[tuple[bytes, bool]]:
+    """PCM16 in blocks of so many samples, and whether each is the last; one if there are none."""
+    size = 2 * samples
+    for start in range(0, max(1, len(pcm)), size):
+        yield pcm[start : start + size], start + size >= len(pcm)
+
+
 def silence_invalid(samples: Samples) -> tuple[Samples, int]:
     """Replace NaN and infinite samples by silence; also return how many there were."""
     finite = np.isfinite(samples)

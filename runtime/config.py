@@ -136,6 +136,11 @@ class TtsUserConfig(_UserConfig):
     stall_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a reader may stand still before it loses its slot."
     )
+    text_timeout_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds an utterance that grows keeps its slot with nothing to say.",
+    )
 
 
 class AsrUserConfig(_UserConfig):

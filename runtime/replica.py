@@ -72,6 +72,19 @@ class SynthesisStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """What an utterance whose text grows has beyond its request's own text.
+
+    Attributes:
+        texts: In order.
+        complete: There will be no others.
+    """
+
+    texts: tuple[str, ...] = ()
+    complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RecognitionStarted:
     """First item of a recognition stream: pushes are welcome now.
 

@@ -55,26 +55,39 @@ def resolve_synthesis(
     voice = _pick_voice(request, capabilities)
     language = primary_language(request.language) if request.language else voice.languages[0]
     _check_options(request, capabilities)
-    clean = speakable(request.text)
+    text, removed = resolve_text(request.text)
+    return replace(request, text=text, voice=voice.name, language=language), removed
+
+
+def resolve_text(text: str) -> tuple[str, int]:
+    """A text as engines take it, and the number of characters removed from it.
+
+    Raises:
+        NothingToSpeak: It holds no letter and no number.
+    """
+    clean = speakable(text)
     if not has_speech(clean.text):
         raise NothingToSpeak(
             "The text is empty or whitespace; give at least one word."
-            if not request.text.strip()
-            else f"Nothing in {request.text[:40]!r} can be spoken; give a letter or a digit."
+            if not text.strip()
+            else f"Nothing in {text[:40]!r} can be spoken; give a letter or a digit."
         )
-    resolved = replace(request, text=clean.text, voice=voice.name, language=language)
-    return resolved, clean.removed
+    return clean.text, clean.removed
 
 
-def check_text_length(text: str) -> None:
+def check_text_length(text: str, before: int = 0) -> None:
     """Refuse a text that one call cannot carry; callers do so before they send it.
+
+    Args:
+        text: That is to be sent.
+        before: Bytes of what goes with it.
 
     Raises:
         TextTooLong: More than ``MAX_TEXT_BYTES``.
     """
-    if 4 * len(text) <= MAX_TEXT_BYTES:  # four bytes a character at the most
+    if before + 4 * len(text) <= MAX_TEXT_BYTES:  # four bytes a character at the most
         return
-    size = len(text.encode("utf-8", errors="surrogatepass"))
+    size = before + len(text.encode("utf-8", errors="surrogatepass"))
     if size > MAX_TEXT_BYTES:
         raise TextTooLong(
             f"The text has {size:,} bytes in UTF-8; one request carries at most "

@@ -15,14 +15,14 @@ Conventions, everywhere in the project:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Version of the calls between client and deployments; both sides must agree."""
 
 Samples: TypeAlias = npt.NDArray[np.float32]
@@ -63,12 +63,14 @@ class AudioChunk:
     """A stretch of synthesised audio.
 
     Attributes:
-        pcm: PCM16 mono little-endian; may be empty only on the last chunk.
+        pcm: PCM16 mono little-endian; may be empty only where a piece or the utterance ends.
         sample_rate: Hz, the same for all chunks of an utterance.
         first_sample: Index within the utterance of the first sample in ``pcm``;
             chunks are contiguous and in order.
         piece: Index of the text piece (sentence) that the samples belong to.
         piece_end: True on the last chunk of a piece, where the engine marks it.
+        texts: How many texts of the utterance have been spoken to their end with this chunk,
+            the request's own included; of use where the utterance grows.
         end: True on the last chunk of the utterance, and only there.
     """
 
@@ -77,6 +79,7 @@ class AudioChunk:
     first_sample: int
     piece: int = 0
     piece_end: bool = False
+    texts: int = 0
     end: bool = False
 
     @property
@@ -381,11 +384,19 @@ class Synthesizer(Protocol):
         """Fill every slot once with the largest input, so that memory has peaked afterwards."""
         ...
 
-    def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         """Speak a request that ``resolve_synthesis`` has validated.
 
         Chunks come as they are made, contiguous from sample 0, the last with ``end``
         set. Closing the iterator frees the slot within one step of the engine.
+
+        Args:
+            request: What to say, and how.
+            more: Texts that follow its own, as they come; see ``runtime.growing``. What has
+                been said of one text shapes the next where the engine can, and nobody waits
+                for a text before the last one is spoken.
 
         Raises:
             EngineFailed: The model failed; the engine goes on serving others.

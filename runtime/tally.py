@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from runtime.playback import Playback
@@ -47,6 +47,8 @@ class SpokenTally:
         self._engine_s = 0.0
         self._request: SynthesisRequest | None = None
         self.removed = 0
+        self._grown: list[str] = []
+        self._texts = 0
         self._pieces = 0
         self.outcome = "cancelled"
         self.queued_s: float | None = None
@@ -58,6 +60,13 @@ class SpokenTally:
         """The request as the engine takes it, and how many characters it lost."""
         self._request, self.removed = request, removed
 
+    def grew(self, texts: Sequence[str], removed: int) -> None:
+        """Texts were added to it, which lost so many characters."""
+        if self._texts > len(self._grown):  # all has been said: nothing was asked of the engine
+            self._asked = self._clock()
+        self._grown += texts
+        self.removed += removed
+
     def began(self, queued_s: float) -> None:
         """It has a slot, for which it waited."""
         self.queued_s = queued_s
@@ -68,6 +77,7 @@ class SpokenTally:
         now = self._clock()
         self._engine_s += now - self._asked
         self._asked = now
+        self._texts = chunk.texts
         self.audio_s = chunk.end_s
         if not chunk.pcm:
             return
@@ -95,7 +105,8 @@ class SpokenTally:
             "resumed": self.resumed,
             "voice": request.voice if request else None,
             "language": request.language if request else None,
-            "characters": len(request.text) if request else None,
+            "characters": sum(map(len, self._said)) if request else None,
+            "texts": len(self._said),
             "removed_characters": self.removed,
             "first_piece": request.first_piece if request else None,
             "pieces": self._pieces - request.first_piece if request and self._pieces else 0,
@@ -107,8 +118,12 @@ class SpokenTally:
             "underrun_s": round(self.playback.underrun_s, 3),
         }
         if words and request:
-            line["text"] = request.text
+            line["text"] = " ".join(self._said)
         return line
+
+    @property
+    def _said(self) -> list[str]:
+        return [self._request.text, *self._grown] if self._request else []
 
 
 class HeardTally:

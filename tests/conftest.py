@@ -42,13 +42,14 @@ ROOT = HERE.parent
 
 @pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two processes share the suite: what needs a cluster is one's, other files go to either."""
+    """Two processes share the suite: what shares a cluster is one's, other files go to either."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "cluster" if "mark.cluster" in (ROOT / file).read_text() else file
+            text = (ROOT / file).read_text()
+            return "cluster" if "mark.cluster" in text and "mark.apart" not in text else file
 
     return ByFile(config, log)
 
@@ -124,7 +125,15 @@ def scripted_application(name: str, deployments: list[dict[str, Any]], **options
 SCRIPTED = scripted_application(
     "scripted",
     [
-        {"name": "TTS", "user_config": {"lead_s": 5, "stall_timeout_s": 5, "max_waiting": 0}},
+        {
+            "name": "TTS",
+            "user_config": {
+                "lead_s": 5,
+                "stall_timeout_s": 5,
+                "text_timeout_s": 0.5,
+                "max_waiting": 0,
+            },
+        },
         {"name": "ASR", "user_config": {"idle_timeout_s": 2, "max_waiting": 0}},
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,16 @@ class Witness(ScriptedSynthesizer):
         most.clear()
         self._active = 0
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         if self._fail:
             raise EngineFailed("it was told to fail")
         self._active += 1
         asked.append(request)
         most.append(self._active)
         try:
-            async for chunk in super().synthesize(request):
+            async for chunk in super().synthesize(request, more):
                 yield chunk
         finally:
             self._active -= 1
@@ -97,7 +99,9 @@ def test_sentences_and_voices_are_those_of_the_language() -> None:
 class Slow(ScriptedSynthesizer):
     """Slower than anybody listens."""
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         await asyncio.sleep(0.05)
         yield AudioChunk(bytes(160), 8_000, 0, end=True)
 

@@ -150,6 +150,7 @@ HARD = 1.7  # and the hard one
 BELOW = (0.4, 0.3)  # how far the neighbour goes below each
 
 
+@pytest.mark.apart
 @pytest.mark.cluster
 def test_below_the_floors_sessions_are_refused_and_an_engine_parks_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,

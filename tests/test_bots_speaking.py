@@ -114,12 +114,52 @@ def test_tokens_of_an_llm_are_spoken_clause_by_clause_while_the_listener_waits(
     assert pieces[0] == first, "'Well,' alone would be over too soon"
     assert " ".join(pieces) == f"{first} {rest}".removesuffix(" 🙂")
     assert len({frame.context_id for frame in call.all(TTSTextFrame)}) == 1
+    assert heard(call) == list(range(len(heard(call)))), "all of it is one utterance"
     announced = [frame for frame in call.all(AggregatedTextFrame) if frame.will_be_spoken]
     assert [f.text for f in announced if not isinstance(f, TTSTextFrame)] == pieces
 
     call = run(say(mouth(speak_by="sentence"), "One", "two, and three of them. Next, one more."))
     sentences = ["One two, and three of them.", "Next, one more."]
     assert [frame.text for frame in call.all(TTSTextFrame)] == sentences
+
+
+def test_what_follows_a_pause_of_the_llm_or_a_change_of_voice_is_said_in_its_place(
+    mouth: Any, scripted: Any, run: Any
+) -> None:
+    from pipecat.frames.frames import (
+        LLMFullResponseEndFrame,
+        LLMFullResponseStartFrame,
+        LLMTextFrame,
+        TTSStoppedFrame,
+        TTSTextFrame,
+        TTSUpdateSettingsFrame,
+    )
+    from pipecat_calls import Call
+
+    texts = ["One and two, and some more.", "Three, four.", "Five."]
+
+    async def say() -> Any:
+        service = mouth(speak_by="sentence")
+
+        async def idle() -> bool:
+            return bool((await scripted.info())["TTS"].engines[0].active == 0)
+
+        async with Call(service) as call:
+            await call.send(LLMFullResponseStartFrame(), LLMTextFrame(f"{texts[0]} Three"))
+            await call.next(TTSTextFrame)
+            assert await eventually(idle), "the LLM looks something up"
+            await call.send(LLMTextFrame(", four. Five"))
+            await call.next(TTSTextFrame, count=2)
+            await call.send(TTSUpdateSettingsFrame(delta=service.Settings(language="de")))
+            await call.send(LLMTextFrame("."), LLMFullResponseEndFrame())
+            await call.next(TTSStoppedFrame)
+            assert await eventually(idle)
+        return call
+
+    call = run(say())
+    assert [frame.text for frame in call.all(TTSTextFrame)] == texts
+    first, second = 80 * len(texts[0] + texts[1]), 80 * len(texts[2])
+    assert heard(call) == [*range(first), *range(second)], "another voice is another utterance"
 
 
 def test_an_interruption_frees_the_replica_and_nothing_late_is_heard(
@@ -278,7 +318,8 @@ class _FakeLine:
     async def info(self) -> dict[str, Any]:
         return {"TTS": SimpleNamespace(engines=[SimpleNamespace(role="tts", name="fake")])}
 
-    def synthesize(self, request: Any, sample_rate: int) -> _FakeStream:
+    def synthesize(self, request: Any, sample_rate: int, growing: bool) -> _FakeStream:
+        assert growing
         return _FakeStream(sample_rate)
 
 
@@ -288,12 +329,16 @@ class _FakeStream:
     def __init__(self, rate: int) -> None:
         silence, tone = np.zeros(rate // 2, "<i2"), np.full(rate // 10, 9_000, "<i2")
         parts = (silence, np.concatenate([silence, tone]), tone // 1_000)
-        self._chunks = iter(AudioChunk(part.tobytes(), rate, 0) for part in parts)
+        last = [False, False, True]
+        self._chunks = iter(
+            AudioChunk(part.tobytes(), rate, 0, texts=int(end))
+            for part, end in zip(parts, last, strict=True)
+        )
 
-    async def __aenter__(self) -> _FakeStream:
-        return self
+    def finish(self) -> None:
+        pass
 
-    async def __aexit__(self, *_: object) -> None:
+    def cancel(self) -> None:
         pass
 
     def __aiter__(self) -> _FakeStream:

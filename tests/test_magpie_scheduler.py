@@ -219,6 +219,33 @@ def test_who_is_comfortably_ahead_lets_a_newcomer_pass() -> None:
     assert [slots for slots, _ in machine.blocks] == [(new.utterance.slot,)]
 
 
+def test_a_part_that_its_listener_waits_for_is_as_urgent_as_a_newcomers_first() -> None:
+    machine = ScriptedMachine(stacking=1, quick=True)
+    scheduler, clock, _ = scheduler_of(machine)
+    grows = Call(0, [4, 15])
+    grows.add()
+    scheduler.submit(grows.utterance)
+    finish(scheduler, [grows])
+    assert len(grows.frames()) == 4
+    clock.now += 60.0  # an LLM thinks
+    others = [Call(number, [20]).add_all() for number in (1, 2)]
+    for other in others:
+        scheduler.submit(other.utterance)
+    while scheduler._ahead_s(others[-1].utterance) < COMFORT_S:
+        scheduler.turn()
+    grows.add()
+    before = len(grows.audio)
+    while len(grows.audio) == before:
+        scheduler.turn()
+    first = grows.audio[before]
+    assert len(first.pcm) == 2 * machine.samples_per_frame, "one step, as a newcomer's"
+    assert scheduler._ahead_s(grows.utterance) == pytest.approx(
+        machine.samples_per_frame / machine.sample_rate, abs=0.05
+    ), "of a listener who begins to hear it now"
+    finish(scheduler, [grows, *others])
+    assert grows.frames() == grows.wanted(machine)
+
+
 def test_all_step_together_where_a_smaller_step_is_not_quicker() -> None:
     machine = ScriptedMachine()
     scheduler, _, _ = scheduler_of(machine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -122,6 +122,57 @@ def test_a_request_goes_on_from_within_a_group(engine: MagpieSynthesizer) -> Non
     rest = speak(engine, THREE, seed=4, first_piece=1)  # which the one before carries over to
     assert rest[0].first_sample == 0
     assert_same(pcm(rest), pcm(whole, since=1))
+
+
+async def one_by_one(
+    engine: MagpieSynthesizer, texts: list[str], wait: bool, **fields: Any
+) -> list[AudioChunk]:
+    """The chunks of texts of which each comes once the one before has been said, or all at once."""
+    said, news = [0], asyncio.Event()
+
+    async def more() -> AsyncIterator[str]:
+        for number, text in enumerate(texts[1:], 1):
+            while wait and said[0] < number:
+                news.clear()
+                await news.wait()
+            yield text
+
+    chunks = []
+    request = request_of(engine, texts[0], **fields)
+    async for chunk in engine.synthesize(request, more()):
+        chunks.append(chunk)
+        said[0] = chunk.texts
+        news.set()
+    return chunks
+
+
+def test_a_text_that_grows_is_said_with_what_was_said_before_it(
+    engine: MagpieSynthesizer, magpie_engine: Callable[..., MagpieReference]
+) -> None:
+    texts = ["To the text. Of a name.", "And so on.", "To the end. Of it."]  # groups: 0 1, 2 3, 4
+    known = asyncio.run(one_by_one(engine, texts, wait=False, seed=5))
+    assert [chunk.piece for chunk in known if chunk.piece_end] == [0, 1, 2, 3, 4]
+    over = [(chunk.piece, chunk.texts) for chunk in known if chunk.piece_end]
+    assert over == [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3)]
+    assert known[-1].end
+    assert known[-1].texts == 3
+    found = asyncio.run(one_by_one(engine, texts, wait=True, seed=5))
+    assert_same(pcm(found), pcm(known))
+    reference = magpie_engine(2, temperature=0.0, carry=2)
+    assert_same(pcm(asyncio.run(one_by_one(reference, texts, wait=True, seed=5))), pcm(known))  # type: ignore[arg-type]
+    alone = speak(engine, texts[2], seed=5)
+    assert pcm(alone, since=0) != pcm(known, since=3), "its first piece follows another one"
+    for first in (1, 3):  # within a group of which another text has the first piece
+        rest = asyncio.run(one_by_one(engine, texts, wait=False, seed=5, first_piece=first))
+        assert_same(pcm(rest), pcm(known, since=first))
+
+
+def test_a_text_without_a_sound_counts_as_said_in_its_place(engine: MagpieSynthesizer) -> None:
+    texts = ["To the text.", "你好", "Of a name."]
+    for wait in (True, False):
+        chunks = asyncio.run(one_by_one(engine, texts, wait=wait, seed=5))
+        ends = [(chunk.piece, chunk.texts) for chunk in chunks if chunk.piece_end]
+        assert ends == ([(0, 1), (0, 2), (2, 3)] if wait else [(0, 2), (2, 3)])
 
 
 def test_a_caller_that_leaves_frees_its_slot_at_once(engine: MagpieSynthesizer) -> None:

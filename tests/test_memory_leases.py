@@ -26,7 +26,7 @@ from runtime.memory.device import devices, read
 from runtime.memory.process import process_tree
 from runtime.settings import Settings
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.apart]
 
 SPEECH = [sys.executable, "-m", "runtime.cli.main"]
 CLAIM_GIB = 0.25 + 0.5  # the process, and what the engine says

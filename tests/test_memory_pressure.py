@@ -20,7 +20,7 @@ from runtime.memory.device import devices, read
 from runtime.memory.meter import Meter
 from runtime.settings import Settings
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.apart]
 
 SPEECH = [sys.executable, "-m", "runtime.cli.main"]
 GIB = 1 << 30

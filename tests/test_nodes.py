@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from daemons import SUPPORT
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.apart]
 
 
 @pytest.fixture(scope="module")

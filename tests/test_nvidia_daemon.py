@@ -25,7 +25,7 @@ from runtime.bench.private import private_daemon
 from runtime.config import find_config
 from runtime.settings import Settings
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.apart]
 
 # A process of its own: one process can be a driver of only one daemon.
 LISTEN = """

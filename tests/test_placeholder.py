@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.apart]
 
 # Two GPUs by Ray's count, which takes our word for it: placement is what is tested.
 SCRIPT = """

@@ -17,7 +17,7 @@ from daemons import SUPPORT, place
 from runtime.daemon import running_daemon
 from runtime.settings import Settings
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.apart]
 
 CONFIG = """
 proxy_location: Disabled

@@ -12,6 +12,7 @@ import pytest
 
 from runtime.audio import pcm16_to_float32
 from runtime.client import SpeechClient
+from runtime.client.synthesis import SynthesisStream
 from runtime.errors import (
     EngineFailed,
     InvalidRequest,
@@ -210,6 +211,69 @@ def test_a_reader_that_stands_still_loses_its_slot(scripted, run) -> None:
 
     with pytest.raises(StreamStalled, match="5 s"):
         run(stand_still())
+
+
+async def hear(stream: SynthesisStream, texts: int) -> list[AudioChunk]:
+    """Chunks until so many texts have been said."""
+    chunks = []
+    async for chunk in stream:
+        chunks.append(chunk)
+        if chunk.texts >= texts:
+            break
+    return chunks
+
+
+def test_texts_that_follow_are_spoken_in_one_utterance(client, run) -> None:
+    texts = ["Good morning.", "How are you, today? Well.", "So am I."]
+
+    async def grow() -> list[AudioChunk]:
+        async with client.synthesize(texts[0], seed=3, growing=True) as stream:
+            chunks = await hear(stream, 1)
+            stream.extend(texts[1])
+            chunks += await hear(stream, 2)
+            assert await active(client) == 1, "it keeps its slot"
+            stream.extend(texts[2])
+            stream.finish()
+            return chunks + [chunk async for chunk in stream]
+
+    grown, whole = run(grow()), run(read(client, " ".join(texts), seed=3))
+    assert b"".join(c.pcm for c in grown) == b"".join(c.pcm for c in whole)
+    assert [c.piece for c in grown] == [c.piece for c in whole]
+    assert [c.first_sample for c in grown[1:]] == [c.next_sample for c in grown[:-1]]
+    assert [c.end for c in grown] == [False] * (len(grown) - 1) + [True]
+    assert run(becomes_idle(client))
+
+
+def test_an_utterance_with_nothing_to_say_gives_its_slot_back_and_goes_on_later(
+    scripted, run
+) -> None:
+    async def pause() -> list[AudioChunk]:
+        async with scripted.synthesize("One.", growing=True) as stream:
+            chunks = await hear(stream, 1)
+            waiting = asyncio.create_task(hear(stream, 2))
+            assert await becomes_idle(scripted)
+            stream.extend("Two and three.")
+            chunks += await waiting
+            stream.finish()
+            chunks += [chunk async for chunk in stream]
+            assert stream.takeovers == 0
+            return chunks
+
+    chunks = run(pause())
+    samples = np.frombuffer(b"".join(chunk.pcm for chunk in chunks), "<i2")
+    assert samples.tolist() == list(range(80 * len("One.Two and three.")))
+
+
+def test_a_text_that_fails_ends_the_utterance_and_frees_its_slot(scripted, run) -> None:
+    async def explode() -> None:
+        async with scripted.synthesize("All is well.", growing=True) as stream:
+            await hear(stream, 1)
+            stream.extend("Then explode.")
+            await hear(stream, 2)
+
+    with pytest.raises(EngineFailed, match="exploded"):
+        run(explode())
+    assert run(becomes_idle(scripted))
 
 
 def test_long_utterances_in_all_slots_at_once_end_and_one_more_is_refused(scripted, run) -> None:

@@ -86,6 +86,38 @@ def test_a_session_goes_on_where_its_replica_was_killed(pair, run) -> None:
     assert events[-1].settled_s == 60 * 640 / RATE
 
 
+def test_an_utterance_that_grows_goes_on_where_its_replica_was_killed(pair, run) -> None:
+    texts = ["One, two, and three.", "Slowly four. Slowly five.", "Six."]
+
+    async def speak() -> tuple[list[AudioChunk], int]:
+        chunks: list[AudioChunk] = []
+        async with pair.synthesize(texts[0], growing=True) as stream:
+
+            async def hear(texts: int, first: int = 10**9) -> None:
+                async for chunk in stream:
+                    chunks.append(chunk)
+                    if chunk.texts >= texts or len(chunks) >= first:
+                        return
+
+            await hear(1)
+            await kill(pair, "TTS", stream.started.replica)  # between two texts
+            stream.extend(texts[1])
+            await hear(2, first=len(chunks) + 1)
+            await replicas(pair, "TTS", 2)
+            await kill(pair, "TTS", stream.started.replica)  # within one
+            await hear(2)
+            stream.extend(texts[2])
+            stream.finish()
+            await hear(4)
+            return chunks, stream.takeovers
+
+    chunks, takeovers = run(speak())
+    assert takeovers == 2
+    samples = np.frombuffer(b"".join(chunk.pcm for chunk in chunks), "<i2")
+    assert samples.tolist() == list(range(80 * sum(map(len, texts)) - 80))  # a space between two
+    assert chunks[-1].end
+
+
 def test_finals_are_neither_lost_nor_doubled_and_times_count_from_the_start(pair, run) -> None:
     async def listen() -> list[FinalTranscript]:
         async with pair.open_recognition(sample_rate=RATE, partials=False) as session:

@@ -7,7 +7,7 @@ driver shows of a replica can be held against what the plan predicted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from runtime.bench.engines import CountingRecognizer, PacedSynthesizer
@@ -84,11 +84,13 @@ class _Ballast:
 class BallastSynthesizer(_Ballast, PacedSynthesizer):
     """Ticks, and multiplies for each utterance; the word "leak" allocates until it may not."""
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         """Work, then tick; see ``Synthesizer.synthesize``."""
         work = self._leak if "leak" in request.text else self._multiply
         await self._worker.run(work)
-        async for chunk in super().synthesize(request):
+        async for chunk in super().synthesize(request, more):
             yield chunk
             await asyncio.sleep(0)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from itertools import count
 from typing import Any
 
 from runtime.errors import Overloaded
+from runtime.growing import texts_of
 from runtime.memory.footprint import Footprint
 from runtime.speech import (
     AudioChunk,
@@ -74,18 +75,24 @@ class PacedSynthesizer(Weightless):
             (Voice("metronome", ("en",)),), SAMPLE_RATE, streaming=True, seed=True, slots=slots
         )
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         """Tick; see ``Synthesizer.synthesize``."""
-        chunks = _CHUNKS_A_CHARACTER * len(request.text)
-        started = time.monotonic()
-        for number in range(chunks):
-            pause = started + number * CHUNK_S - time.monotonic()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            pcm = _STAMP.pack(time.monotonic()).ljust(_CHUNK_BYTES, b"\0")
-            first = number * _CHUNK_BYTES // 2
-            yield AudioChunk(pcm, SAMPLE_RATE, first, piece_end=number == chunks - 1)
-        yield AudioChunk(b"", SAMPLE_RATE, chunks * _CHUNK_BYTES // 2, end=True)
+        first = texts = 0
+        async for text in texts_of(request, more):
+            started = time.monotonic()
+            chunks = _CHUNKS_A_CHARACTER * len(text)
+            for number in range(chunks):
+                pause = started + number * CHUNK_S - time.monotonic()
+                if pause > 0:
+                    await asyncio.sleep(pause)
+                pcm = _STAMP.pack(time.monotonic()).ljust(_CHUNK_BYTES, b"\0")
+                ends = number == chunks - 1
+                yield AudioChunk(pcm, SAMPLE_RATE, first, texts, ends, texts + ends)
+                first += _CHUNK_BYTES // 2
+            texts += 1
+        yield AudioChunk(b"", SAMPLE_RATE, first, texts - 1, texts=texts, end=True)
 
 
 def left_at(chunk: AudioChunk) -> float:

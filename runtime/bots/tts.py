@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
 from runtime.bots.clauses import ClauseAggregator
 from runtime.bots.line import Line, category, engine_name, line_to
+from runtime.client.synthesis import SynthesisStream
 from runtime.config import TTS_DEPLOYMENT
 from runtime.errors import InvalidRequest, SpeechError
 from runtime.settings import Settings as DaemonSettings
@@ -69,12 +71,31 @@ class ServeTTSSettings(TTSSettings):
     speak_by: Literal["clause", "sentence"] | NotGiven = field(default_factory=lambda: NOT_GIVEN)
 
 
+@dataclass(slots=True)
+class _Utterance:
+    """What is being said in a context, text by text.
+
+    Attributes:
+        context: Its id.
+        manner: How it is said: a request without a text.
+        stream: Takes the texts.
+        texts: How many it has got.
+    """
+
+    context: str
+    manner: SynthesisRequest
+    stream: SynthesisStream
+    texts: int = 1
+
+
 class ServeTTSService(TTSService):
     """Synthesis by the daemon's TTS deployment.
 
-    Text comes token by token from an LLM, or whole in a ``TTSSpeakFrame``. An interruption
-    ends the replica's work within one step of its engine. The text frame of each piece
-    follows its audio, so that the context holds what was heard.
+    Text comes token by token from an LLM, or whole in a ``TTSSpeakFrame``. All that is said in
+    one context is one utterance of the daemon, to which each piece is added: it keeps its slot,
+    and how one piece was said shapes the next where the engine can. An interruption ends the
+    replica's work within one step of its engine. The text frame of each piece follows its
+    audio, so that the context holds what was heard.
     """
 
     Settings = ServeTTSSettings
@@ -137,6 +158,7 @@ class ServeTTSService(TTSService):
         self._plays_until = 0.0  # by the monotonic clock
         self._sounding: str | None = None  # the context that was last heard
         self._connecting: asyncio.Task[None] | None = None
+        self._utterance: _Utterance | None = None
 
     def can_generate_metrics(self) -> bool:
         """Yes: TTFB, processing time, and characters."""
@@ -149,6 +171,7 @@ class ServeTTSService(TTSService):
 
     async def cleanup(self) -> None:
         """Free what is left."""
+        self._fall_silent()
         await super().cleanup()
         await self._stop_connecting()
 
@@ -201,24 +224,68 @@ class ServeTTSService(TTSService):
         Yields:
             None: audio goes straight to the context.
         """
-        try:
+        async with self._telling():
             await self._wait_for_playback()
             await self.start_tts_usage_metrics(text)
-            client = await self._line().client()
-            stream = client.synthesize(self._request(text), sample_rate=self.sample_rate)
-            async with stream:  # an interruption cancels this task, and with it the replica's work
-                async for chunk in stream:
-                    if pcm := self._audible(chunk, context_id):
-                        audio = TTSAudioRawFrame(pcm, chunk.sample_rate, 1, context_id=context_id)
-                        await self.append_to_audio_context(context_id, audio)
-                        self._played_later(len(pcm) / 2 / chunk.sample_rate)
-                    if not chunk.end:
-                        await self._wait_for_playback()
+            utterance = await self._said_by(text, context_id)
+            await self._hear(utterance, utterance.texts)
+        yield None
+
+    @asynccontextmanager
+    async def _telling(self) -> AsyncIterator[None]:
+        """Tell of an error, and go on; whatever ends the body ends the utterance."""
+        heard = False
+        try:
+            yield
+            heard = True
         except SpeechError as error:
             await self._report(error)
         except Exception as error:  # or the context would stay open, and the bot mute
             await self.push_error(f"{self} failed: {error!r}", exception=error)
-        yield None
+        finally:
+            if not heard:  # an interruption cancels this task
+                self._fall_silent()
+
+    async def _said_by(self, text: str, context_id: str) -> _Utterance:
+        """The utterance that says a text: that under way in the context, or a new one."""
+        request = self._request(text)
+        manner = replace(request, text="")
+        current = self._utterance
+        if current is not None and (current.context, current.manner) == (context_id, manner):
+            current.stream.extend(text)
+            current.texts += 1
+            return current
+        if current is not None and current.context == context_id:
+            await self._finish(current)
+        self._fall_silent()
+        client = await self._line().client()
+        stream = client.synthesize(request, sample_rate=self.sample_rate, growing=True)
+        self._utterance = _Utterance(context_id, manner, stream)
+        return self._utterance
+
+    async def _hear(self, utterance: _Utterance, texts: int | None = None) -> None:
+        """Play it until so many of its texts have been said, or to its end."""
+        context_id = utterance.context
+        async for chunk in utterance.stream:
+            if pcm := self._audible(chunk, context_id):
+                audio = TTSAudioRawFrame(pcm, chunk.sample_rate, 1, context_id=context_id)
+                await self.append_to_audio_context(context_id, audio)
+                self._played_later(len(pcm) / 2 / chunk.sample_rate)
+            if texts is not None and chunk.texts >= texts:
+                return
+            if not chunk.end:
+                await self._wait_for_playback()
+
+    async def _finish(self, utterance: _Utterance) -> None:
+        """No more text comes: play what is left."""
+        utterance.stream.finish()
+        await self._hear(utterance)
+        self._utterance = None
+
+    def _fall_silent(self) -> None:
+        if self._utterance is not None:
+            self._utterance.stream.cancel()
+            self._utterance = None
 
     def _audible(self, chunk: AudioChunk, context_id: str) -> bytes:
         """The chunk's PCM16, without the silence before the first sound of its context."""
@@ -262,6 +329,10 @@ class ServeTTSService(TTSService):
 
     async def flush_audio(self, context_id: str | None = None) -> None:
         """No more text comes: end the context once its audio has been played."""
+        utterance = self._utterance
+        if utterance is not None and context_id in (None, utterance.context):
+            async with self._telling():
+                await self._finish(utterance)
         if context_id is not None and self.audio_context_available(context_id):
             await self.append_to_audio_context(context_id, TTSStoppedFrame(context_id=context_id))
             await self.remove_audio_context(context_id)
@@ -270,6 +341,7 @@ class ServeTTSService(TTSService):
         """Note that an interruption ends what is being played, also beyond this service."""
         if isinstance(frame, InterruptionFrame):
             self._plays_until = 0.0
+            self._fall_silent()
         await super().process_frame(frame, direction)
 
 

@@ -117,7 +117,12 @@ class SpeechClient:
     # --- synthesis -----------------------------------------------------------
 
     def synthesize(
-        self, request: SynthesisRequest | str, *, sample_rate: int | None = None, **options: Any
+        self,
+        request: SynthesisRequest | str,
+        *,
+        sample_rate: int | None = None,
+        growing: bool = False,
+        **options: Any,
     ) -> SynthesisStream:
         """Speak; nothing happens until the stream is read.
 
@@ -125,6 +130,7 @@ class SpeechClient:
             request: A request, or its text with the other fields as keywords
                 (``voice``, ``language``, ``normalise``, ``seed``, ``speed``).
             sample_rate: Hz of the chunks, 8,000 to 192,000; None takes the engine's own.
+            growing: More texts follow by ``extend``, as an LLM makes them, until ``finish``.
             **options: Fields to replace in the request.
 
         Raises:
@@ -138,7 +144,7 @@ class SpeechClient:
             request = replace(request, **options)
         check_text_length(request.text)
         calls = self._deployment(TTS_DEPLOYMENT)
-        stream = SynthesisStream(calls, request, self._settings, sample_rate)
+        stream = SynthesisStream(calls, request, self._settings, sample_rate, growing=growing)
         self._streams.add(stream)
         return stream
 

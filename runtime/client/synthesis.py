@@ -8,9 +8,10 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from runtime.client.growing import GrowingTexts
 from runtime.client.rerate import Rerate
 from runtime.client.seam import Splice
-from runtime.errors import Overloaded, ReplicaLost, SpeechError
+from runtime.errors import Overloaded, ReplicaLost, SessionClosed, SpeechError
 from runtime.replica import SynthesisStarted
 from runtime.settings import Settings
 from runtime.speech import PROTOCOL_VERSION, AudioChunk, SynthesisRequest
@@ -30,6 +31,11 @@ class SynthesisStream:
     sample where the engine repeats its audio by seed, with the sentence said again
     where it does not. Indices of samples go on without a gap either way.
 
+    A stream that grows speaks texts as they come, ``extend`` by ``extend``, until ``finish``:
+    what has been said of one shapes the next where the engine can. ``AudioChunk.texts`` tells
+    how many are spoken. With nothing to say it gives its slot back after ``text_timeout_s``,
+    and takes one again when there is.
+
     Attributes:
         id: Under which the replicas know it.
         started: How the request was understood; None until the first chunk was asked for.
@@ -42,8 +48,13 @@ class SynthesisStream:
         request: SynthesisRequest,
         settings: Settings,
         sample_rate: int | None = None,
+        *,
+        growing: bool = False,
     ) -> None:
         """Starts with the first chunk that is asked for; at the engine's rate if None is given."""
+        self._growth = GrowingTexts(request.text) if growing else None
+        self._sending: asyncio.Task[None] | None = None
+        self._speaker: str | None = None  # the replica that takes texts
         self._rerate = None if sample_rate is None else Rerate(sample_rate)
         self.id = uuid.uuid4().hex
         self.started: SynthesisStarted | None = None
@@ -78,12 +89,14 @@ class SynthesisStream:
         while not self._closed:
             try:
                 if self._stream is None:
+                    if self._ended and self._growth is not None and not await self._growth.more():
+                        return self._last_chunk(self._growth)
                     await self._open()
                     continue
                 chunk = await anext(self._stream)
             except StopAsyncIteration:
-                self._closed = True
-                break
+                self._end_call()
+                continue
             except (Overloaded, ReplicaLost) as error:
                 await self._recover(error)
                 continue
@@ -92,22 +105,34 @@ class SynthesisStream:
             if placed is None:
                 continue
             self._note(placed)
+            if self._growth is not None:
+                placed = self._grown(placed, self._growth)
+            elif not placed.samples and not placed.end:
+                continue
             heard = placed if self._rerate is None else self._rerate.convert(placed)
             if heard is not None:
                 return heard
         raise StopAsyncIteration
 
     async def _open(self) -> None:
-        resumed = self.started is not None
-        request = self._remaining() if resumed else self._request
+        begun = self.started is not None
+        resumed = begun and not self._ended  # else it has come to the end of its texts
+        request = self._remaining() if begun else self._request
         self._reported = 0
+        self._ended = False
+        self._speaker = None
         self._patience.begin()
-        self._stream = self._calls.stream("synthesize", PROTOCOL_VERSION, self.id, request, resumed)
+        growth = None if self._growth is None else self._growth.begin()
+        self._stream = self._calls.stream(
+            "synthesize", PROTOCOL_VERSION, self.id, request, resumed, growth
+        )
         started = await self._stream.first(min(self._answer_timeout_s, self._patience.left_s))
         if isinstance(started, SynthesisStarted):
             self._patience.answered()
             self.started = started
             self.takeovers += resumed
+            self._speaker = started.replica
+            self._send_texts()
         elif not self._closed:
             raise ReplicaLost("The replica ended the call before it began.")
 
@@ -126,22 +151,90 @@ class SynthesisStream:
 
     async def _recover(self, error: Overloaded | ReplicaLost) -> None:
         """Return if another replica may do what this one could not."""
-        self._stream = None
         if self._ended:  # only the end of the call itself was lost
-            self._closed = True
+            self._end_call()
             return
+        self._stream = None
         if isinstance(error, ReplicaLost) and self.started is not None:
             self._calls.replicas.lost(self.started.replica)
         await self._patience.wait(error, begun=self.started is not None)
+
+    def _end_call(self) -> None:
+        """The replica has said all it had; that was all, unless the texts grow."""
+        self._stream = None
+        growth = self._growth
+        self._closed = not self._ended or growth is None or growth.complete
 
     def _note(self, chunk: AudioChunk) -> None:
         if chunk.samples:
             self._last = int.from_bytes(chunk.pcm[-2:], "little", signed=True)
         if chunk.piece != self._piece:
             self._piece, self._piece_start = chunk.piece, chunk.first_sample
-        self._piece_over = chunk.piece_end
+        self._piece_over = chunk.piece_end or chunk.end
         self._read = chunk.next_sample
         self._ended = chunk.end
+
+    # --- texts that follow ---------------------------------------------------
+
+    def extend(self, text: str) -> None:
+        """Speak this, too, after what has been given so far.
+
+        Raises:
+            NothingToSpeak: The text holds no letter and no number.
+            TextTooLong: All texts together are more than one request carries.
+            SessionClosed: The stream was finished or has ended, or does not grow.
+        """
+        if self._growth is None or self._closed:
+            raise SessionClosed("The utterance takes no more text; begin another one.")
+        self._growth.add(text)
+        self._send_texts()
+
+    def finish(self) -> None:
+        """No more text: the stream ends once all has been spoken."""
+        if self._growth is not None:
+            self._growth.finish()
+            self._send_texts()
+
+    def _grown(self, chunk: AudioChunk, growth: GrowingTexts) -> AudioChunk:
+        """The chunk with what is known of all texts; the end of a replica's is none of ours."""
+        texts = growth.noted(chunk.texts)
+        if chunk.end and not growth.complete:
+            return replace(chunk, texts=texts, piece_end=True, end=False)
+        return replace(chunk, texts=texts)
+
+    def _last_chunk(self, growth: GrowingTexts) -> AudioChunk:
+        assert self.started is not None
+        self._closed = True
+        rate, piece = self.started.sample_rate, self._piece
+        last = AudioChunk(b"", rate, self._read, piece, texts=growth.spoken, end=True)
+        return last if self._rerate is None else self._rerate.convert(last) or last
+
+    def _send_texts(self) -> None:
+        """Give the replica what it has not got, in one call after the other."""
+        growth, speaker = self._growth, self._speaker
+        if growth is None or speaker is None or self._sending is not None:
+            return
+        if growth.unsent() is not None:
+            self._sending = asyncio.ensure_future(self._send(growth, self._stream, speaker))
+            self._sending.add_done_callback(self._sent)
+
+    async def _send(self, growth: GrowingTexts, stream: CallStream | None, replica: str) -> None:
+        while stream is self._stream and (unsent := growth.unsent()) is not None:
+            first, texts = unsent
+            try:
+                known = await self._calls.call("extend", self.id, first, texts, replica=replica)
+            except SpeechError:
+                # If the replica is lost, the next is given all texts. If only the call was, it
+                # ends for want of text, and is asked again.
+                known = -1
+            if stream is self._stream:
+                growth.sent(known, texts)
+
+    def _sent(self, _: asyncio.Task[None]) -> None:
+        self._sending = None
+        self._send_texts()  # if another replica has begun meanwhile
+
+    # --- how far we are ------------------------------------------------------
 
     def _report_progress(self, read: int) -> None:
         """Tell the replica how far we are, often enough that it need never wait for us.

@@ -13,7 +13,10 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ def import_nemo(module: str) -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     try:
-        with _quiet_import():
+        with _without_chatter, _without_warnings:
             imported = importlib.import_module(module)
             from nemo.utils import logging as nemo_logging
     except ImportError as error:
@@ -187,28 +190,56 @@ def byt5_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Hold back what NeMo, Lightning and transformers warn of while they load and run."""
-    import warnings
+class _Together:
+    """A change of the whole process that threads make at the same time: the last one undoes it.
 
+    Undone by each for itself, the first to leave would undo it for all, and the last would put
+    back what it found: the change.
+    """
+
+    def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
+        self._change = change
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._undo.enter_context(self._change())
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
-    import warnings
-
+def _nothing_below_errors() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.disable(before)
+
+
+_without_warnings = _Together(_no_warnings)
+_without_chatter = _Together(_nothing_below_errors)
+
+
+def quietly() -> AbstractContextManager[None]:
+    """Hold back what NeMo, Lightning and transformers warn of while they load and run."""
+    return _without_warnings
 
 
 def _holds(archive: NemoArchive, name: str) -> bool:

@@ -32,6 +32,12 @@ class Stream:
         """An item, an exception to raise, or None for the end."""
         self._items.put_nowait(item)
 
+    def break_off(self, error: Exception) -> None:
+        """Items that are on their way are lost."""
+        while not self._items.empty():
+            self._items.get_nowait()
+        self.put(error)
+
     def __aiter__(self) -> Stream:
         return self
 

@@ -18,7 +18,7 @@ from virtual_time import VirtualTime, run_virtually
 
 from runtime.client.synthesis import SynthesisStream
 from runtime.errors import ReplicaLost, SpeechError
-from runtime.replica import SynthesisStarted
+from runtime.replica import Growth, SynthesisStarted
 from runtime.settings import Settings
 from runtime.speech import AudioChunk, SynthesisRequest
 
@@ -67,6 +67,31 @@ class Replica:
         self.refusal: SpeechError | None = None
         self.failure: SpeechError | None = None
         self.silent = False
+        self.growing: dict[str, GrowingUtterance] = {}
+
+    def grow(self, stream_id: str, stream: Stream, request: SynthesisRequest, g: Growth) -> None:
+        """Begin an utterance that grows."""
+        if not self.alive:
+            stream.put(ReplicaLost(f"Replica {self.name} is dead."))
+            return
+        self.requests.append(request)
+        drawn = DRAWN_SEED if request.seed is None else request.seed
+        stream.put(SynthesisStarted(RATE, "ada", "en", 0, self.lead, drawn, self.name, 0.0))
+        self.growing[stream_id] = GrowingUtterance(self, stream, request, drawn, g)
+
+    def lose(self) -> None:
+        """Die, with all utterances that grow."""
+        self.alive = False
+        for utterance in self.growing.values():
+            if not utterance.stream.over:
+                utterance.stream.break_off(ReplicaLost(f"Replica {self.name} has died."))
+        self.growing.clear()
+
+    def run_dry(self) -> None:
+        """Nobody has given a text for too long."""
+        for utterance in self.growing.values():
+            utterance.end()
+        self.growing.clear()
 
     def open(self, stream: Stream, request: SynthesisRequest) -> None:
         """Begin an utterance, as ``TTS.synthesize`` does, and be done with it at once."""
@@ -113,13 +138,59 @@ class Replica:
                 said += len(cut)
 
 
+class GrowingUtterance:
+    """Says each text as soon as it has it."""
+
+    def __init__(
+        self, replica: Replica, stream: Stream, request: SynthesisRequest, seed: int, g: Growth
+    ) -> None:
+        self.stream, self._replica, self._seed = stream, replica, seed
+        self._first = request.first_piece
+        self._pieces = self._said = self._texts = 0
+        self._say(request.text)
+        self.known = 0
+        self.add(0, g)
+
+    def add(self, first: int, growth: Growth) -> int:
+        if self.known >= first:
+            for text in growth.texts[self.known - first :]:
+                self._say(text)
+                self.known += 1
+        if growth.complete:
+            self.end()
+        return self.known
+
+    def end(self) -> None:
+        last = max(0, self._pieces - 1)
+        if not self.stream.over:
+            chunk = AudioChunk(b"", RATE, self._said, last, texts=self._texts, end=True)
+            self.stream.put(chunk)
+            self.stream.put(None)
+
+    def _say(self, text: str) -> None:
+        numbers = list(map(int, text.split()))
+        for place, samples in enumerate(numbers, 1):
+            piece, self._pieces = self._pieces, self._pieces + 1
+            if piece < self._first:
+                continue
+            pcm = rendition(piece, samples, self._seed)
+            for start in range(0, samples, 100):
+                cut = pcm[start : start + 100]
+                ends = start + len(cut) == samples
+                texts = self._texts + (ends and place == len(numbers))
+                chunk = AudioChunk(cut.tobytes(), RATE, self._said, piece, ends, texts)
+                self.stream.put(chunk)
+                self._said += len(cut)
+        self._texts += 1
+
+
 class FakeTts(FakeDeployment[Replica]):
     """The deployment."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock, Replica)
         self.streams: list[Stream] = []
-        self.failure: SpeechError | None = None  # of reports
+        self.failure: SpeechError | None = None  # of reports and added texts
 
     def stream(
         self,
@@ -128,20 +199,34 @@ class FakeTts(FakeDeployment[Replica]):
         stream_id: str,
         request: SynthesisRequest,
         resumed: bool,
+        growth: Growth | None,
     ) -> Stream:
         assert method == "synthesize"
         stream = Stream()
         self.streams.append(stream)
         replica = self._choose(resumed)
-        if replica is not None:
+        if replica is not None and growth is not None:
+            replica.grow(stream_id, stream, request, growth)
+        elif replica is not None:
             replica.open(stream, request)
         return stream
 
-    async def call(self, method: str, stream_id: str, read: int, *, replica: str) -> None:
-        assert method == "advance"
+    async def call(self, method: str, stream_id: str, *args: Any, replica: str) -> int | None:
+        if method == "extend":
+            await asyncio.sleep(0)  # others have their turn while it is on its way
         if self.failure is not None:
             raise self.failure
-        self[replica].reports.append(read)
+        if method == "extend":
+            utterance = self[replica].growing.get(stream_id)
+            if utterance is None:
+                return -1
+            known = utterance.add(*args)
+            if args[1].complete:
+                del self[replica].growing[stream_id]
+            return known
+        assert method == "advance"
+        self[replica].reports.append(*args)
+        return None
 
 
 class Fixture:
@@ -155,6 +240,11 @@ class Fixture:
     def say(self, text: str, **options: Any) -> SynthesisStream:
         request = SynthesisRequest(text, **options)
         return SynthesisStream(self.tts, request, self.settings)  # type: ignore[arg-type]
+
+    def begin(self, text: str, **options: Any) -> SynthesisStream:
+        """An utterance that grows."""
+        request = SynthesisRequest(text, **options)
+        return SynthesisStream(self.tts, request, self.settings, growing=True)  # type: ignore[arg-type]
 
 
 async def read(stream: SynthesisStream) -> list[AudioChunk]:

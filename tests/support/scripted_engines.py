@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncGenerator
-from itertools import islice
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from runtime.bench.engines import CountingStream, Weightless
 from runtime.errors import EngineFailed, Overloaded, SessionClosed
+from runtime.growing import pieces_of
 from runtime.speech import (
     AudioChunk,
     FinalTranscript,
@@ -26,7 +27,6 @@ from runtime.speech import (
     Voice,
     Word,
 )
-from runtime.text import plan_chunks
 
 RATE = 8_000
 
@@ -53,11 +53,15 @@ class ScriptedSynthesizer(Weightless):
         if self._lost:
             raise EngineFailed("the scripted device is lost")
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
-        position = 0
-        plan = plan_chunks(request.text, request.language or "en")
-        said = sum(80 * len(piece.text) for piece in islice(plan, request.first_piece))
-        for piece in plan:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
+        position = said = texts = index = 0
+        async for piece in pieces_of(replace(request, first_piece=0), more):
+            if piece.index < request.first_piece:
+                said += 80 * len(piece.text)
+                continue
+            index = piece.index
             if "explode" in piece.text:
                 raise RuntimeError("the scripted model exploded")
             unplugged = re.search(r"unplugged (\w+)", piece.text)
@@ -67,12 +71,14 @@ class ScriptedSynthesizer(Weightless):
             while True:
                 ramp = said + position + np.arange(80 * len(piece.text), dtype=np.int64)
                 pcm = (ramp % 30_000).astype("<i2").tobytes()
-                yield AudioChunk(pcm, RATE, position, piece.index)
+                ends = "forever" not in piece.text
+                texts = piece.texts if ends else texts
+                yield AudioChunk(pcm, RATE, position, index, ends, texts)
                 position += len(ramp)
                 await asyncio.sleep(0.05 if "slowly" in piece.text else 0)
-                if "forever" not in piece.text:
+                if ends:
                     break
-        yield AudioChunk(b"", RATE, position, end=True)
+        yield AudioChunk(b"", RATE, position, index, texts=texts, end=True)
 
 
 def mark_of(word: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from scripted_engines import ScriptedRecognizer, ScriptedSynthesizer
@@ -62,10 +62,12 @@ class _Weighty:
 class WeightySynthesizer(_Weighty, ScriptedSynthesizer):
     """A sentence with the word "greedy" needs more memory than there is."""
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         if "greedy" in request.text:
             raise MemoryError
-        async for chunk in super().synthesize(request):
+        async for chunk in super().synthesize(request, more):
             yield chunk
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from importlib.metadata import version
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.audio import float32_to_pcm16
+from runtime.audio import float32_to_pcm16, in_blocks
 from runtime.engines.options import positive
 from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import NothingToSpeak
+from runtime.growing import TextPiece, pieces_of
 from runtime.speech import (
     AudioChunk,
     LoadReport,
@@ -24,7 +25,6 @@ from runtime.speech import (
     SynthesizerCapabilities,
     Voice,
 )
-from runtime.text import TextChunk, plan_chunks
 
 if TYPE_CHECKING:
     from hibari import Hibari
@@ -99,38 +99,38 @@ class HibariSynthesizer:
         longest = f"{word} " * _MAX_PHONEMES
         self._model.from_ids(self._model.ids(longest[:_MAX_PHONEMES]), _SLOWEST, None)
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         """Speak; see ``Synthesizer.synthesize``."""
         seed = int(np.random.SeedSequence().generate_state(1)[0])
         seed = seed if request.seed is None else request.seed
-        first_sample = 0
-        piece = request.first_piece
-        chunks = plan_chunks(request.text, request.language or "en", _MAX_PIECE_CHARS)
-        for chunk in islice(chunks, piece, None):
-            piece = chunk.index
-            samples = await self._worker.run(self._speak, chunk, request.speed, seed)
-            pcm = float32_to_pcm16(samples)
-            for start in range(0, len(pcm), 2 * _CHUNK_SAMPLES):
-                block = pcm[start : start + 2 * _CHUNK_SAMPLES]
-                last = start + len(block) == len(pcm)
-                yield AudioChunk(block, SAMPLE_RATE, first_sample, piece, piece_end=last)
-                first_sample += len(block) // 2
+        first_sample = texts = 0
+        index = request.first_piece
+        async with aclosing(pieces_of(request, more, _MAX_PIECE_CHARS)) as pieces:
+            async for piece in pieces:
+                index = piece.index
+                samples = await self._worker.run(self._speak, piece, request.speed, seed)
+                for block, last in in_blocks(float32_to_pcm16(samples), _CHUNK_SAMPLES):
+                    texts = piece.texts if last else texts
+                    yield AudioChunk(block, SAMPLE_RATE, first_sample, index, last, texts)
+                    first_sample += len(block) // 2
         if not first_sample and not request.first_piece:
             raise NothingToSpeak(
                 f"The voice knows no sound for {request.text[:40]!r}; it speaks: en."
             )
-        yield AudioChunk(b"", SAMPLE_RATE, first_sample, piece, end=True)
+        yield AudioChunk(b"", SAMPLE_RATE, first_sample, index, texts=texts, end=True)
 
-    def _speak(self, chunk: TextChunk, speed: float, seed: int) -> Samples:
+    def _speak(self, piece: TextPiece, speed: float, seed: int) -> Samples:
         if self._model is None:
             raise RuntimeError("synthesize() was called before load()")
         # The generator is seeded by piece too, so that a sentence sounds the same
         # whether or not the ones before it were synthesised in this stream.
-        rng = np.random.default_rng([seed, chunk.index])
+        rng = np.random.default_rng([seed, piece.index])
         with self._steps.timed("sentence"):
             parts = [
                 self._model.from_ids(self._model.ids(phonemes), speed, rng)
-                for sentence in self._model.phonemize(chunk.text)
+                for sentence in self._model.phonemize(piece.text)
                 for phonemes in at_most(sentence, _MAX_PHONEMES)
             ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)

@@ -12,7 +12,8 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from runtime.engines.cuda import allocator_limit, as_engine_error, is_out_of_mem
 from runtime.engines.magpie.checkpoint import inspect, load
 from runtime.engines.magpie.footprint import MAX_SLOTS, footprint
 from runtime.engines.magpie.options import read_magpie_options
-from runtime.engines.magpie.planner import Piece, TextPlanner
+from runtime.engines.magpie.planner import Planned, TextPlanner
 from runtime.engines.magpie.scheduler import (
     FRAMES,
     Audio,
@@ -38,6 +39,7 @@ from runtime.engines.nemo import pick_device
 from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import EngineFailed, NothingToSpeak, OutOfMemory, Overloaded, SpeechError
+from runtime.growing import TextCount
 from runtime.memory.footprint import GIB
 from runtime.models.catalogue import CODEC
 from runtime.models.store import path_of
@@ -271,7 +273,9 @@ class MagpieSynthesizer:
 
     # --- speaking ------------------------------------------------------------
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         """Speak; see ``Synthesizer.synthesize``."""
         self.check()
         scheduler = self._scheduler
@@ -282,16 +286,25 @@ class MagpieSynthesizer:
         loop = asyncio.get_running_loop()
         made: asyncio.Queue[Delivery] = asyncio.Queue()
         utterance = Utterance(lambda item: _hand_over(loop, made, item))
-        planning = asyncio.create_task(self._plan(utterance, request))
+        count = TextCount(request.first_piece)
+        planning = asyncio.create_task(self._plan(utterance, request, more, count))
         planning.add_done_callback(lambda task: _hand_failure(task, made))
-        rate, first_sample, piece = self._capabilities.sample_rate, 0, request.first_piece
+        rate, piece = self._capabilities.sample_rate, request.first_piece
+        first_sample = texts = 0
         try:
             scheduler.submit(utterance)
             while not isinstance(item := await made.get(), End):
                 if not isinstance(item, Audio):
                     raise item
+                if item.piece < 0:  # a text without a sound, perhaps before others are spoken
+                    if count.texts > texts:
+                        yield AudioChunk(b"", rate, first_sample, piece, True, count.texts)
+                    continue
                 piece = item.piece
-                yield AudioChunk(item.pcm, rate, first_sample, piece, piece_end=item.piece_end)
+                if item.piece_end:
+                    count.spoken(piece)
+                texts = count.texts
+                yield AudioChunk(item.pcm, rate, first_sample, piece, item.piece_end, texts)
                 first_sample += len(item.pcm) // 2
                 utterance.read = first_sample
                 self._worker.nudge()
@@ -303,9 +316,15 @@ class MagpieSynthesizer:
             raise NothingToSpeak(
                 f"The tokeniser of {request.language!r} knows no sound for {request.text[:40]!r}."
             )
-        yield AudioChunk(b"", rate, first_sample, piece, end=True)
+        yield AudioChunk(b"", rate, first_sample, piece, texts=count.texts, end=True)
 
-    async def _plan(self, utterance: Utterance, request: SynthesisRequest) -> None:
+    async def _plan(
+        self,
+        utterance: Utterance,
+        request: SynthesisRequest,
+        more: AsyncIterator[str] | None,
+        count: TextCount,
+    ) -> None:
         """Add the parts of a request to its utterance, a piece ahead of what is spoken."""
         planner, drawn = self._planner, int(np.random.SeedSequence().generate_state(1)[0])
         assert planner is not None
@@ -313,29 +332,27 @@ class MagpieSynthesizer:
         voice = self._voices.get(request.voice or "")
         if voice is None:  # a blend
             voice = await self._worker.run(self._voice, request.voice or "")
-        pieces = planner.pieces(request, self._options.carry)
-        group, current = -1, await self._texts.run(next, pieces, None)
-        while current is not None:
-            following = await self._texts.run(next, pieces, None, background=utterance.read > 0)
-            parts = self._parts(request, current, following, seed, voice, group == current.group)
-            utterance.parts.extend(parts)
-            group, current = current.group, following
-            self._worker.nudge()
+
+        async def run(work: Callable[..., Any], *args: Any) -> Any:
+            return await self._texts.run(work, *args, background=not utterance.starved)
+
+        carry = self._options.carry
+        async with aclosing(planner.planned(request, more, carry, run, count)) as pieces:
+            async for planned in pieces:
+                if planned is None:
+                    utterance.deliver(Audio(b"", -1, piece_end=False))
+                    continue
+                utterance.parts.extend(self._parts(request, planned, seed, voice))
+                self._worker.nudge()
         utterance.complete = True
         self._worker.nudge()
 
     def _parts(
-        self,
-        request: SynthesisRequest,
-        piece: Piece,
-        following: Piece | None,
-        seed: int,
-        voice: Voice,
-        carries: bool,
+        self, request: SynthesisRequest, planned: Planned, seed: int, voice: Voice
     ) -> Iterator[Part]:
         from runtime.engines.magpie.prefill import Chunk
 
-        ends = following is None or following.group != piece.group
+        piece = planned.piece
         seeds = np.random.SeedSequence([seed, piece.index]).spawn(len(piece.chunks))
         for index, (tokens, drawn) in enumerate(zip(piece.chunks, seeds, strict=True)):
             last = index == len(piece.chunks) - 1
@@ -345,13 +362,13 @@ class MagpieSynthesizer:
                     voice,
                     seed=int(drawn.generate_state(1, np.uint64)[0] >> 1),
                     temperature=self._temperature,
-                    last=ends and last,
+                    last=planned.ends and last,
                 ),
                 piece=piece.index,
-                carries=carries or index > 0,
+                carries=planned.carries or index > 0,
                 ends_piece=last,
                 heard=piece.index >= request.first_piece,
-                pause_s=self._options.pause_s if ends and last and following is not None else 0.0,
+                pause_s=self._options.pause_s if planned.pauses and last else 0.0,
             )
 
     def _voice(self, name: str) -> Voice:

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
+from runtime.growing import TextCount, texts_of
 from runtime.normalization import Normalizer
 from runtime.speech import FALLBACK, SynthesisRequest
-from runtime.text import plan_chunks
+from runtime.text import TextChunk, plan_chunks
 
 _TOKENS_PER_SECOND = 11
 """Of speech: phonemes, tones, spaces and marks at a slow pace. NeMo's own bounds of a chunk
@@ -46,6 +47,23 @@ class Piece:
     chunks: list[Tokens]
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A piece, and what is known of its neighbours.
+
+    Attributes:
+        piece: What is spoken.
+        carries: It goes on with the piece before it.
+        ends: No piece goes on with it.
+        pauses: A pause follows.
+    """
+
+    piece: Piece
+    carries: bool
+    ends: bool
+    pauses: bool
+
+
 class TextPlanner:
     """Normalises, tokenises, and cuts what would not fit into the longest chunk of audio."""
 
@@ -76,20 +94,68 @@ class TextPlanner:
         """Token ids of the longest chunk; they mean nothing."""
         return (*[0] * (self._max_tokens - 1), self._frontend.eos_id)
 
-    def pieces(self, request: SynthesisRequest, carry: int) -> Iterator[Piece]:
-        """Pieces of a request that have any sound, planned one by one as they are asked for.
+    async def planned(
+        self,
+        request: SynthesisRequest,
+        more: AsyncIterator[str] | None,
+        carry: int,
+        run: Callable[..., Awaitable[Any]],
+        count: TextCount,
+    ) -> AsyncGenerator[Planned | None, None]:
+        """Pieces of all texts of an utterance that have any sound, one ahead within a text.
 
         They begin with the group that the request's first piece belongs to, for what that takes
-        over from it; ``carry`` pieces make a group.
+        over from it. Where the text grows, nothing depends on whether another text follows.
+
+        Args:
+            request: What to say, and how.
+            more: Texts that follow, as they come.
+            carry: How many pieces make a group.
+            run: Calls a function with its arguments elsewhere: tokenising takes a while.
+            count: Is told where each text ends, before its last piece comes.
+
+        Yields:
+            Pieces; None in place of a text of which nothing has a sound.
         """
-        language = request.language or "en"
         begin = request.first_piece - request.first_piece % carry
-        for piece in plan_chunks(request.text, language, self.MAX_PIECE_CHARS):
-            if piece.index < begin:
+        index, group = 0, -1
+        async for text in texts_of(request, more):
+            texts = self._pieces(text, request, carry, index, begin)
+            if more is not None:
+                index += await run(self._count, text, request)
+            current = await run(next, texts, None)
+            if current is None:
+                count.planned(None)
+                yield None
+            while current is not None:
+                following = await run(next, texts, None)
+                if following is not None:
+                    ends, pauses = following.group != current.group, True
+                elif more is None:
+                    ends, pauses = True, False
+                else:
+                    ends, pauses = index // carry != current.group, True
+                if following is None:
+                    count.planned(current.index)
+                yield Planned(current, current.group == group, ends, ends and pauses)
+                group, current = current.group, following
+
+    def _pieces(
+        self, text: str, request: SynthesisRequest, carry: int, base: int, begin: int
+    ) -> Iterator[Piece]:
+        for piece in self._cut(text, request):
+            index = base + piece.index
+            if index < begin:
                 continue
-            chunks = self.plan(piece.text, language, request.normalise)
+            chunks = self.plan(piece.text, request.language or "en", request.normalise)
             if chunks:
-                yield Piece(piece.index, piece.index // carry, chunks)
+                yield Piece(index, index // carry, chunks)
+
+    def _count(self, text: str, request: SynthesisRequest) -> int:
+        return sum(1 for _ in self._cut(text, request))
+
+    def _cut(self, text: str, request: SynthesisRequest) -> Iterator[TextChunk]:
+        return plan_chunks(text, request.language or "en", self.MAX_PIECE_CHARS)
 
     def plan(self, text: str, language: str, normalise: bool) -> list[Tokens]:
         """Chunks of a piece of text, in order; none if nothing of it can be spoken."""

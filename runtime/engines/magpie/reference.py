@@ -12,22 +12,24 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from runtime.audio import float32_to_pcm16
+from runtime.audio import float32_to_pcm16, in_blocks
 from runtime.engines.magpie.checkpoint import Magpie, inspect, load
 from runtime.engines.magpie.options import CODEC_CONTEXT, CODEC_WINDOW, read_reference_options
-from runtime.engines.magpie.planner import Piece, TextPlanner
+from runtime.engines.magpie.planner import Piece, Planned, TextPlanner
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.engines.magpie.voicing import Voicing
 from runtime.engines.nemo import pick_device
 from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import EngineFailed, NothingToSpeak
+from runtime.growing import TextCount
 from runtime.memory.footprint import GIB
 from runtime.models.catalogue import CODEC
 from runtime.models.store import path_of
@@ -72,10 +74,8 @@ class _Utterance:
 
     request: SynthesisRequest
     seed: int
-    pieces: Iterator[Piece]
     stop: threading.Event = field(default_factory=threading.Event)
     carried: _Carried = field(default_factory=_Carried)
-    group: int = -1
 
 
 class MagpieReference:
@@ -189,39 +189,41 @@ class MagpieReference:
             raise RuntimeError("exercise() was called before load()")
         self._speak_nonsense(planner.longest, self._max_frames)
 
-    async def synthesize(self, request: SynthesisRequest) -> AsyncGenerator[AudioChunk, None]:
+    async def synthesize(
+        self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
+    ) -> AsyncGenerator[AudioChunk, None]:
         """Speak; see ``Synthesizer.synthesize``."""
         drawn = int(np.random.SeedSequence().generate_state(1)[0])
         seed = drawn if request.seed is None else request.seed
         planner = self._planner
         if planner is None:
             raise RuntimeError("synthesize() was called before load()")
-        utterance = _Utterance(request, seed, planner.pieces(request, self._options.carry))
+        utterance, count = _Utterance(request, seed), TextCount(request.first_piece)
         rate = self._capabilities.sample_rate
         first_sample, piece = 0, request.first_piece
+        run, carry = self._worker.run, self._options.carry
         try:
-            current = await self._worker.run(next, utterance.pieces, None)
-            while current is not None:
-                part = current
-                current = await self._worker.run(next, utterance.pieces, None)
-                samples = await self._worker.run(self._speak, utterance, part, current)
-                if part.index < request.first_piece:
-                    continue  # said for what it leaves to the next one
-                piece = part.index
-                pcm = float32_to_pcm16(samples)
-                size = 2 * int(_MESSAGE_S * rate)
-                for start in range(0, len(pcm), size):
-                    block = pcm[start : start + size]
-                    last = start + len(block) == len(pcm)
-                    yield AudioChunk(block, rate, first_sample, piece, piece_end=last)
-                    first_sample += len(block) // 2
+            async with aclosing(planner.planned(request, more, carry, run, count)) as pieces:
+                async for planned in pieces:
+                    if planned is None:  # a text without a sound
+                        yield AudioChunk(b"", rate, first_sample, piece, True, count.texts)
+                        continue
+                    samples = await run(self._speak, utterance, planned)
+                    if planned.piece.index < request.first_piece:
+                        continue  # said for what it leaves to the next one
+                    piece = planned.piece.index
+                    for block, last in in_blocks(float32_to_pcm16(samples), int(_MESSAGE_S * rate)):
+                        if last:
+                            count.spoken(piece)
+                        yield AudioChunk(block, rate, first_sample, piece, last, count.texts)
+                        first_sample += len(block) // 2
         finally:
             utterance.stop.set()  # within NeMo's loop it ends at the next step
         if not first_sample and not request.first_piece:
             raise NothingToSpeak(
                 f"The tokeniser of {request.language!r} knows no sound for {request.text[:40]!r}."
             )
-        yield AudioChunk(b"", rate, first_sample, piece, end=True)
+        yield AudioChunk(b"", rate, first_sample, piece, texts=count.texts, end=True)
 
     async def close(self) -> None:
         """Free the model."""
@@ -236,17 +238,17 @@ class MagpieReference:
         self._normalizer = None
         self._voicing.detach()
 
-    def _speak(self, utterance: _Utterance, piece: Piece, following: Piece | None) -> Samples:
-        if piece.group != utterance.group:
-            utterance.group, utterance.carried = piece.group, _Carried()
-        ends = following is None or following.group != piece.group
+    def _speak(self, utterance: _Utterance, planned: Planned) -> Samples:
+        piece = planned.piece
+        if not planned.carries:
+            utterance.carried = _Carried()
         seeds = np.random.SeedSequence([utterance.seed, piece.index]).spawn(len(piece.chunks))
         self._stop = utterance.stop
         try:
-            parts = self._speak_piece(utterance, piece, seeds, ends)
+            parts = self._speak_piece(utterance, piece, seeds, planned.ends)
         except _Stopped as stopped:
             raise EngineFailed("magpie-reference was closed, or its caller left.") from stopped
-        if ends and following is not None:
+        if planned.pauses:
             pause = round(self._options.pause_s * self._capabilities.sample_rate)
             silent = trailing_silence(parts[-1])
             parts.append(np.zeros(max(0, pause - silent), dtype=np.float32))

@@ -10,6 +10,8 @@ nobody waits for more than that.
   with every row, and at the decoder where a smaller step is much quicker.
 * Audio leaves in small blocks first and in larger ones as an utterance gets ahead of its
   listener: a block is only as long as leaves time for the next one, by the steps as measured.
+* An utterance may wait in its slot for its next part, which an LLM still writes. Where its
+  listener has heard everything meanwhile, that part is as urgent as a newcomer's first.
 * Who has ``lead_s`` of audio that nobody has read yet rests, and costs nothing.
 """
 
@@ -137,6 +139,7 @@ class Utterance:
     over: bool = True  # the part's last frame has been made
     delivered: int = 0  # samples, of all parts
     first_at: float | None = None
+    waited: bool = False
     quiet: int = 0  # samples at the end that are silent
 
     @property
@@ -148,6 +151,11 @@ class Utterance:
     def between(self) -> bool:
         """Whether its part, if it had one, is all audio."""
         return self.over and not self.undecoded
+
+    @property
+    def starved(self) -> bool:
+        """Whether it could go on, if it had a part."""
+        return self.between and not self.parts
 
 
 class Scheduler:
@@ -218,7 +226,7 @@ class Scheduler:
     def _drop_ended(self) -> None:
         for utterance in self._everybody():
             # In this order: what is complete gets no part any more.
-            if utterance.complete and not utterance.parts and utterance.between:
+            if utterance.complete and utterance.starved:
                 self._leave(utterance)
                 utterance.deliver(End())
 
@@ -252,6 +260,8 @@ class Scheduler:
             return False
         work = []
         for utterance in chosen:
+            if utterance.waited and self._ahead_s(utterance) <= 0:
+                utterance.first_at = None  # its listener waits for it as for a newcomer
             utterance.part = part = utterance.parts.popleft()
             utterance.made = utterance.spoken = utterance.decoded = 0
             utterance.quiet, utterance.over = 0, False
@@ -359,6 +369,7 @@ class Scheduler:
             missing = round(part.pause_s * self._rate) - utterance.quiet
             pcm += bytes(2 * max(0, missing))
         self._say(utterance, pcm, piece_end=part.ends_piece)
+        utterance.waited = not utterance.parts
 
     def _say(self, utterance: Utterance, pcm: bytes, piece_end: bool) -> None:
         part = utterance.part
@@ -366,7 +377,7 @@ class Scheduler:
         if not part.heard or not pcm:
             return
         if utterance.first_at is None:
-            utterance.first_at = self._clock()
+            utterance.first_at = self._clock() - utterance.delivered / self._rate
         utterance.delivered += len(pcm) // 2
         utterance.deliver(Audio(pcm, part.piece, piece_end))
 
