@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.engines.compiling import Kernels
 from runtime.engines.graphs import Graphs
 from runtime.engines.magpie.checkpoint import Magpie
 from runtime.engines.magpie.codec import Codec, IncrementalCodec, make_codec
@@ -122,6 +123,7 @@ class MagpieMachine:
         Raises:
             OutOfMemory: The graphs do not fit.
         """
+        self._compile()
         spare = self._decoder.spare
         nobody = Part(self._nonsense(1), 0, False, True)
         for rows in reversed(self._fills):  # the largest first: the others fit into its memory
@@ -136,6 +138,24 @@ class MagpieMachine:
         return min(
             self._timed(self.decode, [(spare, 0)] * slots, FRAMES[-1]) for _ in range(_TIMED)
         )
+
+    def _compile(self) -> None:
+        """Compile the fused kernels of all shapes side by side, before the first is launched."""
+        if self._device.type != "cuda" or not self._fused:
+            return
+        kernels, spare = Kernels(), self._decoder.spare
+        with kernels.noted(), torch.no_grad():
+            for rows in self._rows:
+                self._step(self._to_device([spare] * rows))
+                for frames in FRAMES:
+                    self._decode(frames)(self._to_device([(spare, 0)] * rows))
+        kernels.compile()
+
+    @property
+    def _fused(self) -> tuple[str, ...]:
+        """Which parts run on fused kernels."""
+        step, codec = self._take_step != self._decoder.step, self._codec
+        return ("step",) * step + ("codec",) * (not isinstance(codec, IncrementalCodec))
 
     def exercise(self) -> None:
         """Take the longest text into every slot, make some steps, and their audio."""
@@ -154,11 +174,8 @@ class MagpieMachine:
         return {
             "slots": f"{slots} of {(state + codec) / (1 << 20):.1f} MiB",
             "kernels": ", ".join(
-                f"{what} {'plain' if plain else 'fused'}"
-                for what, plain in (
-                    ("step", self._take_step == self._decoder.step),
-                    ("codec", isinstance(self._codec, IncrementalCodec)),
-                )
+                f"{what} {'fused' if what in self._fused else 'plain'}"
+                for what in ("step", "codec")
             ),
             "graphs": f"{self._graphs.captured} captured, {self._graphs.fallbacks} eager instead",
             "steps": ", ".join(f"{rows}: {s * 1e3:.2f} ms" for rows, s in self._step_s.items()),
