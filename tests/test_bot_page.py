@@ -25,7 +25,6 @@ import ifaddr
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.apart,
     pytest.mark.skipif(
         CHROMIUM is None and "CI" not in os.environ,  # CI has one, or fails
         reason="needs Chromium: apt-get install chromium",
