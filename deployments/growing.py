@@ -47,6 +47,11 @@ class Growing:
         self.over = self.over or growth.complete
         self._news.set()
 
+    def hurry(self) -> None:
+        """Wait for no text any more: what there is ends it, and its caller asks elsewhere."""
+        self._timeout_s = 0.0
+        self._news.set()
+
     def __aiter__(self) -> Growing:
         return self
 

@@ -179,6 +179,8 @@ class TTS:
         """
         self._draining = True
         self._admission.close(_STOPPING)
+        for growing in self._growing.values():
+            growing.hurry()
         if abort:
             self._stop_all(DaemonUnavailable(_STOPPING))
         return self._admission.taken

@@ -7,11 +7,15 @@ import random
 
 import pytest
 from fake_tts import DRAWN_SEED, Fixture, audio, play, undisturbed
+from virtual_time import VirtualTime, run_virtually
 
+from deployments.growing import Growing
 from runtime.client.synthesis import SynthesisStream
 from runtime.errors import NothingToSpeak, SessionClosed, TextTooLong
 from runtime.growing import TextCount, pieces_of
+from runtime.replica import Growth
 from runtime.speech import AudioChunk, SynthesisRequest
+from runtime.tally import SpokenTally
 
 
 def texts_in(chunks: list[AudioChunk]) -> list[int]:
@@ -222,6 +226,68 @@ def test_what_cannot_be_added_is_refused_at_once() -> None:
         check(await rest_of(stream), "150 220")
 
     play(script)
+
+
+# --- in the replica ----------------------------------------------------------
+
+
+class Counter:
+    """A metric."""
+
+    total = 0.0
+
+    def inc(self, value: float) -> None:
+        self.total += value
+
+
+def growing(timeout_s: float = 5.0) -> tuple[Growing, SpokenTally, Counter]:
+    tally, removed = SpokenTally("one", resumed=False), Counter()
+    tally.resolved(SynthesisRequest("First."), 0)
+    return Growing(timeout_s, removed, tally), tally, removed
+
+
+def test_a_replica_gives_texts_in_order_and_ends_with_the_last() -> None:
+    async def main(time: VirtualTime) -> None:
+        texts, tally, removed = growing()
+        texts.add(Growth(("Two.", "Three 🙂.")))
+        reading = asyncio.create_task(_all(texts))
+        await asyncio.sleep(4)
+        texts.add(Growth(("Four.",), complete=True))
+        assert texts.over
+        assert await reading == ["Two.", "Three.", "Four."]
+        assert texts.count == 3
+        assert tally.removed == removed.total == 1
+        assert tally.line(words=True)["text"] == "First. Two. Three. Four."
+
+    run_virtually(main, "runtime.tally")
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+def test_a_replica_waits_for_a_text_so_long_and_not_at_all_once_it_stops(hurried: bool) -> None:
+    async def main(time: VirtualTime) -> None:
+        texts, _, _ = growing(timeout_s=5.0)
+        texts.add(Growth(("Two.",)))
+        started = time.monotonic()
+        reading = asyncio.create_task(_all(texts))
+        if hurried:
+            await asyncio.sleep(1)
+            texts.hurry()
+        assert await reading == ["Two."]
+        assert time.monotonic() - started == pytest.approx(1.0 if hurried else 5.0)
+        assert texts.over
+
+    run_virtually(main, "runtime.tally")
+
+
+def test_of_texts_with_one_that_cannot_be_spoken_none_is_taken() -> None:
+    texts, _, _ = growing()
+    with pytest.raises(NothingToSpeak):
+        texts.add(Growth(("Two.", "...")))
+    assert texts.count == 0
+
+
+async def _all(texts: Growing) -> list[str]:
+    return [text async for text in texts]
 
 
 # --- pieces ------------------------------------------------------------------

@@ -52,6 +52,27 @@ def test_an_utterance_is_timed_from_its_arrival_and_its_engine_from_its_slot() -
     assert (line["underruns"], line["underrun_s"]) == (0, 0.0)
 
 
+def test_the_time_in_which_there_is_no_text_is_not_the_engines() -> None:
+    clock = Clock()
+    tally = spoken(clock)
+    clock.now += 0.1
+    tally.made(AudioChunk(bytes(1000), RATE, 0, 0, True, texts=1))
+    tally.read()
+    clock.now += 60  # an LLM thinks
+    tally.grew(["And so on."], 1)
+    clock.now += 0.1
+    tally.made(AudioChunk(bytes(1000), RATE, 500, 1, texts=1))
+    tally.read()
+    clock.now += 0.05
+    tally.grew(["Come early."], 0)  # while the one before is still being said
+    clock.now += 0.15
+    tally.made(AudioChunk(bytes(1000), RATE, 1000, 1, True, texts=2))
+    line = tally.line(words=True)
+    assert line["rtf"] == pytest.approx(0.4 / 1.5, abs=1e-4)
+    assert (line["underruns"], line["texts"], line["removed_characters"]) == (0, 3, 4)
+    assert line["text"] == "My secret is 42. And so on. Come early."
+
+
 def test_silence_that_the_engine_makes_is_an_underrun_and_a_slow_reader_is_none() -> None:
     clock = Clock()
     tally = spoken(clock)
