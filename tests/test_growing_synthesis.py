@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from fake_tts import DRAWN_SEED, Fixture, audio, play, undisturbed
+from fake_tts import DRAWN_SEED, Fixture, audio, hear, play, undisturbed
 from virtual_time import VirtualTime, run_virtually
 
 from deployments.growing import Growing
@@ -21,16 +21,6 @@ from runtime.tally import SpokenTally
 def texts_in(chunks: list[AudioChunk]) -> list[int]:
     """What the chunks say of how many texts are over, each figure once."""
     return list(dict.fromkeys(chunk.texts for chunk in chunks))
-
-
-async def hear(stream: SynthesisStream, texts: int) -> list[AudioChunk]:
-    """Chunks until so many texts have been said."""
-    chunks = []
-    async for chunk in stream:
-        chunks.append(chunk)
-        if chunk.texts >= texts:
-            break
-    return chunks
 
 
 async def rest_of(stream: SynthesisStream) -> list[AudioChunk]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_tts import hear
 
 from runtime.audio import pcm16_to_float32
 from runtime.client import SpeechClient
-from runtime.client.synthesis import SynthesisStream
 from runtime.errors import (
     EngineFailed,
     InvalidRequest,
@@ -211,16 +211,6 @@ def test_a_reader_that_stands_still_loses_its_slot(scripted, run) -> None:
 
     with pytest.raises(StreamStalled, match="5 s"):
         run(stand_still())
-
-
-async def hear(stream: SynthesisStream, texts: int) -> list[AudioChunk]:
-    """Chunks until so many texts have been said."""
-    chunks = []
-    async for chunk in stream:
-        chunks.append(chunk)
-        if chunk.texts >= texts:
-            break
-    return chunks
 
 
 def test_texts_that_follow_are_spoken_in_one_utterance(client, run) -> None:

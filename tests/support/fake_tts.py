@@ -261,6 +261,16 @@ async def read(stream: SynthesisStream) -> list[AudioChunk]:
     return chunks
 
 
+async def hear(stream: SynthesisStream, texts: int) -> list[AudioChunk]:
+    """Chunks until so many texts have been said."""
+    chunks = []
+    async for chunk in stream:
+        chunks.append(chunk)
+        if chunk.texts >= texts:
+            break
+    return chunks
+
+
 def audio(chunks: list[AudioChunk]) -> bytes:
     return b"".join(chunk.pcm for chunk in chunks)
 

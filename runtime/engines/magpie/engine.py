@@ -12,7 +12,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.engines.cuda import allocator_limit, as_engine_error, is_out_of_memory
-from runtime.engines.magpie.checkpoint import inspect, load
+from runtime.engines.magpie.base import MagpieEngine
+from runtime.engines.magpie.checkpoint import load
 from runtime.engines.magpie.footprint import MAX_SLOTS, footprint
 from runtime.engines.magpie.options import read_magpie_options
-from runtime.engines.magpie.planner import Planned, TextPlanner
+from runtime.engines.magpie.planner import Planned
 from runtime.engines.magpie.scheduler import (
     FRAMES,
     Audio,
@@ -33,26 +34,18 @@ from runtime.engines.magpie.scheduler import (
     Scheduler,
     Utterance,
 )
-from runtime.engines.magpie.tokens import FrontEnd
-from runtime.engines.magpie.voicing import Voicing
 from runtime.engines.nemo import pick_device
-from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import EngineFailed, NothingToSpeak, OutOfMemory, Overloaded, SpeechError
 from runtime.growing import TextCount
 from runtime.memory.footprint import GIB
-from runtime.models.catalogue import CODEC
-from runtime.models.store import path_of
-from runtime.normalization import Normalizer, make_normalizer
+from runtime.normalization import Normalizer
 from runtime.speech import (
     FALLBACK,
     AudioChunk,
     LoadReport,
-    Step,
     SynthesisRequest,
-    SynthesizerCapabilities,
 )
-from runtime.voices import read_blends
 
 if TYPE_CHECKING:
     from runtime.engines.magpie.machine import MagpieMachine
@@ -75,7 +68,7 @@ class _Restored:
     dtype: str
 
 
-class MagpieSynthesizer:
+class MagpieSynthesizer(MagpieEngine):
     """NVIDIA's Magpie TTS behind the ``Synthesizer`` contract, many utterances at a time.
 
     A seed repeats the audio of a piece on the same device and dtype; in bfloat16 only as long as
@@ -90,58 +83,16 @@ class MagpieSynthesizer:
             CheckpointError: The files are not there, damaged, or of no kind that runs here.
         """
         self._given = dict(options)
-        self._options = read_magpie_options("magpie", options, MAX_SLOTS, "bfloat16")
-        common = self._options.common
-        self._files = inspect(
-            common.weights or path_of(common.model_name), self._options.codec or path_of(CODEC)
-        )
-        geometry, codec = self._files.geometry, self._files.codec_geometry
-        self._max_frames = self._options.frames(geometry.max_frames, geometry.stacking)
-        self._counts = dict.fromkeys(
-            (
-                "characters_removed",
-                "tokens_padded",
-                "chunks_cut_short",
-                "requests_broken",
-            ),
-            0,
-        )
-        blends = read_blends(self._files.weights, geometry.speakers)
-        self._voicing = Voicing(geometry.speakers, self._files.languages, blends)
-        self._slots = common.batch
-        self._capabilities = SynthesizerCapabilities(
-            voices=self._voicing.voices,
-            sample_rate=codec.sample_rate,
-            streaming=True,
-            seed=True,
-            raw_text=True,
-            slots=self._slots,
-            blends=True,
-        )
-        self._worker = ModelWorker("magpie", extra="nemo")
+        read = read_magpie_options("magpie", options, MAX_SLOTS, "bfloat16")
+        self._slots = read.common.batch
+        counted = ("requests_broken",)
+        super().__init__("magpie", read, streaming=True, slots=self._slots, counted=counted)
         self._texts = ModelWorker("magpie-text", extra="nemo")
         self._machine: MagpieMachine | None = None
         self._scheduler: Scheduler | None = None
-        self._planner: TextPlanner | None = None
-        self._normalizer: Normalizer | None = None
         self._contexts: dict[str, Any] = {}
         self._voices: dict[str, Voice] = {}
-        self._steps = StepLog()
         self._broken: SpeechError | None = None
-
-    @property
-    def capabilities(self) -> SynthesizerCapabilities:
-        """Voices and languages are those of the checkpoint."""
-        return self._capabilities
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """What was done to texts and utterances: see docs/magpie.md."""
-        return dict(self._counts)
-
-    def take_steps(self) -> Sequence[Step]:
-        """Prefills, steps of the decoder and batches of the codec; see ``Stepping``."""
-        return self._steps.take()
 
     def check(self) -> None:
         """See ``Checked``: a device that is lost does not come back within this process.
@@ -161,11 +112,10 @@ class MagpieSynthesizer:
         return report
 
     def _load(self) -> LoadReport:
-        self._normalizer = make_normalizer(self._options.normalizer, self._files.languages)
-        self._normalizer.prewarm()
+        normalizer = self._begin_to_load()
         device = pick_device(self._options.device)
         try:
-            machine, restored = self._restore(device)
+            machine, restored = self._restore(device, normalizer)
             gc.collect()  # NeMo's model: from here on only what was taken of it is there
             started = time.perf_counter()
             codec_s = machine.warm_up()
@@ -186,42 +136,29 @@ class MagpieSynthesizer:
             clock=time.monotonic,
             counts=self._counts,
         )
-        for language, mend in self._files.left_out.items():
-            _log.warning("magpie starts without %s: %s", language, mend)
         return LoadReport(
             seconds=restored.seconds,
             warmup_ms=warmup_s * 1e3,
-            details={
-                "checkpoint": str(self._files.weights),
-                "codec": str(self._files.codec),
-                "geometry": self._files.geometry.describe(),
-                "saved by": f"NeMo {self._files.geometry.nemo_version or 'of unknown version'}",
-                "device": device,
-                "dtype": f"{restored.dtype}, codec {machine.codec_dtype}",
+            details=self._report(
+                normalizer,
+                device=device,
+                dtype=f"{restored.dtype}, codec {machine.codec_dtype}",
                 **machine.describe(),
-                "normalizer": self._normalizer.name,
-                "languages": ", ".join(self._files.languages),
-                **{f"without {tag}": why for tag, why in self._files.left_out.items()},
-            },
+            ),
             sustains=self._sustains(machine, codec_s),
         )
 
-    def _restore(self, device: str) -> tuple[MagpieMachine, _Restored]:
+    def _restore(self, device: str, normalizer: Normalizer) -> tuple[MagpieMachine, _Restored]:
         """A machine, and what is left of NeMo's model: nothing but its front end and voices."""
         from runtime.engines.magpie.machine import build
 
-        assert self._normalizer is not None
         magpie = load(self._files, device, self._options.dtype_on(device))
-        self._take_parameters(magpie.model)
-        frontend = FrontEnd(
-            magpie.model.tokenizer, self._files.tokenizers, int(magpie.model.eos_id)
-        )
-        seconds = self._max_frames / self._files.codec_geometry.frame_rate
-        self._planner = TextPlanner(frontend, self._normalizer, seconds, self._counts)
+        planner = self._take_of(magpie.model, normalizer)
+        self._temperature = float(magpie.model.inference_parameters.temperature)
         machine = build(
             magpie,
             self._slots,
-            max_tokens=self._planner.max_tokens,
+            max_tokens=planner.max_tokens,
             max_frames=self._max_frames,
             cfg=self._options.cfg,
             cuda_graphs=self._options.cuda_graphs,
@@ -230,16 +167,6 @@ class MagpieSynthesizer:
         )
         self._contexts = self._voicing.contexts(magpie.model)
         return machine, _Restored(magpie.seconds, magpie.dtype)
-
-    def _take_parameters(self, model: Any) -> None:
-        for name, value in (
-            ("temperature", self._options.temperature),
-            ("topk", self._options.top_k),
-            ("cfg_scale", self._options.cfg_scale),
-        ):
-            if value is not None:
-                setattr(model.inference_parameters, name, value)
-        self._temperature = float(model.inference_parameters.temperature)
 
     def _too_many(self, error: Exception) -> OutOfMemory:
         estimate, limit = footprint(self._given), allocator_limit()

@@ -9,10 +9,9 @@ prior, the sampling and the text history between chunks are its own.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,31 +19,21 @@ from typing import Any
 import numpy as np
 
 from runtime.audio import float32_to_pcm16, in_blocks
-from runtime.engines.magpie.checkpoint import Magpie, inspect, load
+from runtime.engines.magpie.base import MagpieEngine
+from runtime.engines.magpie.checkpoint import Magpie, load
 from runtime.engines.magpie.options import CODEC_CONTEXT, CODEC_WINDOW, read_reference_options
-from runtime.engines.magpie.planner import Piece, Planned, TextPlanner
-from runtime.engines.magpie.tokens import FrontEnd, Tokens
-from runtime.engines.magpie.voicing import Voicing
+from runtime.engines.magpie.planner import Piece, Planned
+from runtime.engines.magpie.tokens import Tokens
 from runtime.engines.nemo import pick_device
-from runtime.engines.steps import StepLog
-from runtime.engines.worker import ModelWorker
 from runtime.errors import EngineFailed, NothingToSpeak
 from runtime.growing import TextCount
 from runtime.memory.footprint import GIB
-from runtime.models.catalogue import CODEC
-from runtime.models.store import path_of
-from runtime.normalization import Normalizer, make_normalizer
 from runtime.speech import (
     AudioChunk,
     LoadReport,
     Samples,
-    Step,
     SynthesisRequest,
-    SynthesizerCapabilities,
 )
-from runtime.voices import read_blends
-
-_log = logging.getLogger(__name__)
 
 _MESSAGE_S = 0.5  # of audio: few messages
 _SILENCE = 10 ** (-50 / 20)  # amplitude below which a sample counts as silent
@@ -78,7 +67,7 @@ class _Utterance:
     carried: _Carried = field(default_factory=_Carried)
 
 
-class MagpieReference:
+class MagpieReference(MagpieEngine):
     """NeMo's own loop behind the ``Synthesizer`` contract; one utterance at a time.
 
     A seed repeats the audio of a piece exactly on the same device and dtype, whichever piece a
@@ -92,90 +81,35 @@ class MagpieReference:
             ConfigError: An option that there is not, or a value that cannot be.
             CheckpointError: The files are not there, damaged, or of no kind that runs here.
         """
-        self._options = read_reference_options(options)
-        common = self._options.common
-        self._files = inspect(
-            common.weights or path_of(common.model_name), self._options.codec or path_of(CODEC)
-        )
-        geometry, codec = self._files.geometry, self._files.codec_geometry
-        self._max_frames = self._options.frames(geometry.max_frames, geometry.stacking)
-        self._counts = dict.fromkeys(("characters_removed", "tokens_padded", "chunks_cut_short"), 0)
-        blends = read_blends(self._files.weights, geometry.speakers)
-        self._voicing = Voicing(geometry.speakers, self._files.languages, blends)
-        self._capabilities = SynthesizerCapabilities(
-            voices=self._voicing.voices,
-            sample_rate=codec.sample_rate,
-            streaming=False,
-            seed=True,
-            raw_text=True,
-            slots=1,
-            blends=True,
-        )
-        self._worker = ModelWorker("magpie-reference", extra="nemo")
-        self._steps = StepLog()
+        read = read_reference_options(options)
+        super().__init__("magpie-reference", read, streaming=False, slots=1)
         self._stop: threading.Event | None = None
         self._magpie: Magpie | None = None
-        self._planner: TextPlanner | None = None
-        self._normalizer: Normalizer | None = None
-
-    @property
-    def capabilities(self) -> SynthesizerCapabilities:
-        """Voices and languages are those of the checkpoint."""
-        return self._capabilities
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """What was done to texts: see docs/magpie.md."""
-        return dict(self._counts)
-
-    def take_steps(self) -> Sequence[Step]:
-        """Chunks of text as a whole; see ``Stepping``."""
-        return self._steps.take()
 
     async def load(self) -> LoadReport:
         """Restore the checkpoint, prewarm the normaliser, and speak a few frames."""
         return await self._worker.run(self._load)
 
     def _load(self) -> LoadReport:
-        self._normalizer = make_normalizer(self._options.normalizer, self._files.languages)
-        self._normalizer.prewarm()
+        normalizer = self._begin_to_load()
         device = pick_device(self._options.device)
         self._magpie = magpie = load(self._files, device, self._options.common.dtype)
         model = magpie.model
-        parameters = model.inference_parameters
-        parameters.max_decoder_steps = self._max_frames
-        for name, value in (
-            ("temperature", self._options.temperature),
-            ("topk", self._options.top_k),
-            ("cfg_scale", self._options.cfg_scale),
-        ):
-            if value is not None:
-                setattr(parameters, name, value)
+        model.inference_parameters.max_decoder_steps = self._max_frames
         model.decoder.register_forward_pre_hook(self._check_wanted)
         self._voicing.attach(model)
-        frontend = FrontEnd(model.tokenizer, self._files.tokenizers, int(model.eos_id))
-        seconds = self._max_frames / self._files.codec_geometry.frame_rate
-        self._planner = TextPlanner(frontend, self._normalizer, seconds, self._counts)
+        planner = self._take_of(model, normalizer)
         loaded = time.perf_counter()
-        self._speak_nonsense(self._planner.shortest, _WARM_FRAMES)
-        geometry = self._files.geometry
-        for language, mend in self._files.left_out.items():
-            _log.warning("magpie-reference starts without %s: %s", language, mend)
+        self._speak_nonsense(planner.shortest, _WARM_FRAMES)
         return LoadReport(
             seconds=magpie.seconds,
             warmup_ms=(time.perf_counter() - loaded) * 1e3,
-            details={
-                "checkpoint": str(self._files.weights),
-                "codec": str(self._files.codec),
-                "geometry": geometry.describe(),
-                "saved by": f"NeMo {geometry.nemo_version or 'of unknown version'}",
-                "device": device,
-                "dtype": f"{magpie.dtype}, codec float32",
-                "weights": f"{magpie.weight_bytes / GIB:.2f} GiB",
-                "normalizer": self._normalizer.name,
-                "languages": ", ".join(self._files.languages),
-                **{f"without {tag}": why for tag, why in self._files.left_out.items()},
-            },
+            details=self._report(
+                normalizer,
+                device=device,
+                dtype=f"{magpie.dtype}, codec float32",
+                weights=f"{magpie.weight_bytes / GIB:.2f} GiB",
+            ),
             sustains=1,
         )
 
