@@ -12,12 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from random_models import configuration
 from tiny_magpie import SPEAKERS, build_codec, build_magpie, quiet, restore
 from tiny_tongues import LANGUAGES, SENTENCES, TOKENIZERS
+
+from runtime.config import find_config
 
 pytestmark = pytest.mark.skipif(find_spec("nemo") is None, reason="needs the extra `nemo`")
 
 STACKINGS = (1, 2)
+
+
+def test_random_models_come_with_the_shipped_configuration_for_them(tmp_path: Path) -> None:
+    document, shipped = configuration(tmp_path), yaml.safe_load(find_config("h100").read_text())
+    args, (wanted,) = document["applications"][0]["args"], shipped["applications"]
+    names = {
+        Path(engine["options"].pop(what)).name
+        for engine in (args["tts"], *args["asr"].values())
+        for what in ("weights", "codec")
+        if what in engine["options"]
+    }
+    assert names == {"magpie.nemo", "codec.nemo", "parakeet.nemo", "streaming.nemo"}
+    assert args == wanted["args"]
 
 
 @pytest.fixture(scope="module")
