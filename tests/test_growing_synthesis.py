@@ -201,6 +201,20 @@ def test_an_utterance_that_is_left_holds_nothing() -> None:
     play(script)
 
 
+def test_who_waits_for_a_text_is_told_when_the_utterance_is_closed() -> None:
+    async def script(f: Fixture) -> None:
+        stream = f.begin("150")
+        await hear(stream, 1)
+        f.tts["a"].run_dry()
+        waiting = asyncio.create_task(rest_of(stream))
+        await asyncio.sleep(1)
+        await stream.aclose()
+        (last,) = await waiting  # that the replica has run dry
+        assert not last.end
+
+    play(script)
+
+
 def test_what_cannot_be_added_is_refused_at_once() -> None:
     async def script(f: Fixture) -> None:
         with pytest.raises(SessionClosed):

@@ -89,8 +89,12 @@ class SynthesisStream:
         while not self._closed:
             try:
                 if self._stream is None:
-                    if self._ended and self._growth is not None and not await self._growth.more():
-                        return self._last_chunk(self._growth)
+                    if self._ended and self._growth is not None:
+                        more = await self._growth.more()
+                        if self._closed:
+                            break
+                        if not more:
+                            return self._last_chunk(self._growth)
                     await self._open()
                     continue
                 chunk = await anext(self._stream)
@@ -260,6 +264,8 @@ class SynthesisStream:
     def cancel(self) -> None:
         """The same, from a callback of the event loop."""
         self._closed = True
+        if self._growth is not None:
+            self._growth.finish()  # who waits for text is told
         if self._stream is not None:
             self._stream.cancel()
 
