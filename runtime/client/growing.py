@@ -53,12 +53,13 @@ class GrowingTexts:
         """Whether all has been spoken, and nothing follows."""
         return self._finished and self.spoken > len(self._texts)
 
-    async def more(self) -> bool:
-        """Wait until there is something to speak; False if there will be nothing."""
-        while self.spoken > len(self._texts) and not self._finished:
-            self._news.clear()
-            await self._news.wait()
-        return not self.complete
+    async def waited(self) -> bool:
+        """If there is nothing to speak, wait until something has changed; whether that was so."""
+        if self.spoken <= len(self._texts):
+            return False
+        self._news.clear()
+        await self._news.wait()
+        return True
 
     def noted(self, texts: int) -> int:
         """So many are spoken by what a replica says; returns how many are."""

@@ -90,11 +90,10 @@ class SynthesisStream:
             try:
                 if self._stream is None:
                     if self._ended and self._growth is not None:
-                        more = await self._growth.more()
-                        if self._closed:
-                            break
-                        if not more:
+                        if self._growth.complete:
                             return self._last_chunk(self._growth)
+                        if await self._growth.waited():
+                            continue
                     await self._open()
                     continue
                 chunk = await anext(self._stream)
