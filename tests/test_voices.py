@@ -117,6 +117,7 @@ weights = st.lists(st.floats(min_value=1e-7, max_value=1.0), min_size=2, max_siz
 @given(weights=weights, order=st.permutations(NAMES), digits=st.sampled_from([4, 6, 9, 17]))
 @example([1 / 3] * 3, list(NAMES), 3)
 @example([0.123456789, 0.876543211], list(NAMES), 17)
+@example([2 / 9, 2 / 9, 2 / 9, 1 / 3], list(NAMES), 9)
 @example([0.50000004, 0.49999996], ["Leo", "Aria", "Jason", "John", "Sofia"], 17)
 def test_a_blend_as_written_is_the_same_blend(
     weights: list[float], order: list[str], digits: int
