@@ -62,7 +62,7 @@ def _locks() -> tuple[Path, Path]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    """A test that measures time runs while the other process stands still."""
+    """A test that measures time or memory runs while the other process stands still."""
     timed = item.get_closest_marker("timed") is not None
     turn, lock = _locks()
     with turn.open("w") as waiting, lock.open("w") as running:

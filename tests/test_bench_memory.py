@@ -152,6 +152,7 @@ BELOW = (0.4, 0.3)  # how far the neighbour goes below each
 
 @pytest.mark.apart
 @pytest.mark.cluster
+@pytest.mark.timed
 def test_below_the_floors_sessions_are_refused_and_an_engine_parks_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

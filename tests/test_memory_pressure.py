@@ -20,7 +20,7 @@ from runtime.memory.device import devices, read
 from runtime.memory.meter import Meter
 from runtime.settings import Settings
 
-pytestmark = [pytest.mark.cluster, pytest.mark.apart]
+pytestmark = [pytest.mark.cluster, pytest.mark.apart, pytest.mark.timed]
 
 SPEECH = [sys.executable, "-m", "runtime.cli.main"]
 GIB = 1 << 30
