@@ -4,48 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
 
-from runtime.replica import Growth
-from runtime.requests import resolve_text
 from runtime.tally import SpokenTally
 
 
 class Growing:
-    """Texts in order; ends when the caller says so, or sends none for too long."""
+    """Texts in order; ends when the caller says so, or has given nothing to say for too long."""
 
-    def __init__(self, timeout_s: float, removed: Any, tally: SpokenTally) -> None:
+    def __init__(self, timeout_s: float, tally: SpokenTally) -> None:
         """There is none yet.
 
         Args:
-            timeout_s: How long the engine waits for the next one.
-            removed: The counter of characters that cannot be spoken.
+            timeout_s: How long the next text is waited for once all others have been spoken.
             tally: The utterance's.
         """
         self._timeout_s = timeout_s
-        self._removed = removed
         self._tally = tally
         self._waiting: deque[str] = deque()
         self._news = asyncio.Event()
+        self._spoken = 0
         self.count = 0
         self.over = False
 
-    def add(self, growth: Growth) -> None:
-        """These follow; all of them, or with an error none.
-
-        Raises:
-            NothingToSpeak: A text holds nothing to speak.
-        """
-        resolved = [resolve_text(text) for text in growth.texts]
-        if resolved:
-            removed = sum(characters for _, characters in resolved)
-            self._tally.grew([text for text, _ in resolved], removed)
-            if removed:
-                self._removed.inc(removed)
-        self._waiting.extend(text for text, _ in resolved)
-        self.count += len(resolved)
-        self.over = self.over or growth.complete
+    def add(self, texts: Sequence[str], removed: int, *, complete: bool) -> None:
+        """These follow, as engines take them; ``removed`` characters were taken out of them."""
+        self._tally.grew(texts, removed)
+        self._waiting.extend(texts)
+        self.count += len(texts)
+        self.over = self.over or complete
         self._news.set()
+
+    def spoken(self, texts: int) -> None:
+        """So many have been spoken to their end, the request's own included."""
+        if texts != self._spoken:
+            self._spoken = texts
+            self._news.set()
 
     def hurry(self) -> None:
         """Wait for no text any more: what there is ends it, and its caller asks elsewhere."""
@@ -61,8 +55,10 @@ class Growing:
                 raise StopAsyncIteration
             self._news.clear()
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(self._timeout_s if self._spoken > self.count else None):
                     await self._news.wait()
             except TimeoutError:
-                self.over = not self._waiting
+                if not self._waiting:
+                    self._tally.grew((), 0)
+                    self.over = True
         return self._waiting.popleft()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -40,7 +40,7 @@ from runtime.replica import (
     SynthesisStarted,
     check_protocol,
 )
-from runtime.requests import resolve_synthesis
+from runtime.requests import resolve_synthesis, resolve_text
 from runtime.speech import AudioChunk, Checked, SynthesisRequest
 from runtime.tally import SpokenTally
 
@@ -82,6 +82,10 @@ class _Lead:
                 raise StreamStalled(
                     f"The reader took no audio for {self._timeout_s:g} s; its utterance was ended."
                 ) from None
+
+
+def _resolved(texts: Sequence[str]) -> list[tuple[str, int]]:
+    return [resolve_text(text) for text in texts]
 
 
 class TTS:
@@ -218,7 +222,10 @@ class TTS:
         try:
             check_protocol(protocol)
             resolved = await self._resolve(request, tally)
-            growing = None if growth is None else self._grow(growth, tally)
+            growing = None
+            if growth is not None:
+                growing = Growing(self._config.text_timeout_s, tally)
+                await self._grow(growing, growth)
             async with self._admission.slot(ahead=resumed) as queued_s:
                 tally.began(queued_s)
                 speaking = self._speak(stream_id, resolved, growing, tally, abort)
@@ -291,10 +298,17 @@ class TTS:
         tally.resolved(resolved, removed)
         return resolved
 
-    def _grow(self, growth: Growth, tally: SpokenTally) -> Growing:
-        growing = Growing(self._config.text_timeout_s, self._metrics.removed, tally)
-        growing.add(growth)
-        return growing
+    async def _grow(self, growing: Growing, growth: Growth, first: int = 0) -> None:
+        """Add texts, of which the first is the one in that place; those that it has are left."""
+        if sum(map(len, growth.texts)) > _LONG_TEXT:
+            resolved = await asyncio.to_thread(_resolved, growth.texts)
+        else:
+            resolved = _resolved(growth.texts)
+        new = resolved[max(0, growing.count - first) :]
+        removed = sum(characters for _, characters in new)
+        if removed:
+            self._metrics.removed.inc(removed)
+        growing.add([text for text, _ in new], removed, complete=growth.complete)
 
     async def _speak(
         self,
@@ -331,6 +345,8 @@ class TTS:
                     with abort.noted():
                         await lead.wait_for_reader(chunk.next_sample)
                     tally.read()
+                    if growing is not None:
+                        growing.spoken(chunk.texts)
         finally:
             if self._leads.get(stream_id) is lead:  # and not opened again meanwhile
                 del self._leads[stream_id]
@@ -353,9 +369,8 @@ class TTS:
         growing = self._growing.get(stream_id)
         if growing is None or growing.over:
             return -1
-        known = growing.count - first
-        if known >= 0:
-            growing.add(replace(growth, texts=growth.texts[known:]))
+        if first <= growing.count:
+            await self._grow(growing, growth, first)
         return growing.count
 
     async def advance(self, stream_id: str, read: int) -> None:

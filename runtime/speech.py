@@ -63,7 +63,7 @@ class AudioChunk:
     """A stretch of synthesised audio.
 
     Attributes:
-        pcm: PCM16 mono little-endian; may be empty only where a piece or the utterance ends.
+        pcm: PCM16 mono little-endian; empty at the most where a piece, a text or all of it ends.
         sample_rate: Hz, the same for all chunks of an utterance.
         first_sample: Index within the utterance of the first sample in ``pcm``;
             chunks are contiguous and in order.

@@ -41,7 +41,9 @@ def test_a_person_is_answered_can_interrupt_and_the_loop_stays_free(
 
     (row,) = run(converse())
     assert row["voice_to_voice_ms"]["n"] + row["early_answers"] == 2
-    assert row["interruption_ms"]["n"] == 1
+    assert row["interruption_ms"]["n"] == row["silenced_ms"]["n"] == 1
+    parts = row["noticed_ms"]["p50"] + row["silenced_ms"]["p50"]
+    assert row["interruption_ms"]["p50"] == pytest.approx(parts, abs=0.05)
     assert row["out_of_order"] == 0
     for stage in ("vad", "llm_token", "clause", "tts_audio", "transport"):
         assert row[f"{stage}_ms"]["min"] >= 0

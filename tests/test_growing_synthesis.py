@@ -13,7 +13,6 @@ from deployments.growing import Growing
 from runtime.client.synthesis import SynthesisStream
 from runtime.errors import NothingToSpeak, SessionClosed, TextTooLong
 from runtime.growing import TextCount, pieces_of
-from runtime.replica import Growth
 from runtime.speech import AudioChunk, SynthesisRequest
 from runtime.tally import SpokenTally
 
@@ -187,6 +186,67 @@ def test_whatever_happens_all_texts_are_said_once_and_in_order(seed: int) -> Non
     play(script)
 
 
+def test_a_replica_lost_while_there_is_nothing_to_say_is_not_missed() -> None:
+    async def script(f: Fixture) -> None:
+        stream = f.begin("150 220")
+        chunks = await hear(stream, 1)
+        waiting = asyncio.create_task(hear(stream, 2))
+        await asyncio.sleep(1)
+        f.tts["a"].lose()
+        f.tts.serve("")
+        await asyncio.sleep(60)
+        assert not waiting.done()
+        assert f.tts.opened == ["a"], "nobody is asked before there is something to say"
+        f.tts.serve("b")
+        stream.extend("300")
+        chunks += await waiting
+        f.tts["b"].lose()
+        f.tts.serve("")
+        stream.finish()  # all has been said: no replica is needed for the end
+        chunks += await rest_of(stream)
+        check(chunks, "150 220 300")
+
+    play(script)
+
+
+def test_the_end_is_told_though_the_replica_ran_dry_just_before() -> None:
+    async def script(f: Fixture) -> None:
+        stream = f.begin("150")
+        chunks = await hear(stream, 1)
+        f.tts["a"].run_dry()
+        chunks.append(await anext(stream))  # which is the end of what it had
+        assert not chunks[-1].end
+        stream.finish()
+        chunks += await rest_of(stream)
+        check(chunks, "150")
+
+    play(script)
+
+
+def test_a_call_that_was_refused_at_first_is_no_takeover() -> None:
+    async def script(f: Fixture) -> None:
+        from runtime.errors import Overloaded
+
+        stream = f.begin("150")
+        chunks = await hear(stream, 1)
+        f.tts["a"].run_dry()
+        waiting = asyncio.create_task(hear(stream, 2))
+        await asyncio.sleep(1)
+        for name in "ab":
+            f.tts[name].refusal = Overloaded("All slots are taken.", 0.2)
+        stream.extend("220")
+        await asyncio.sleep(0.5)
+        for name in "ab":
+            f.tts[name].refusal = None
+        chunks += await waiting
+        stream.finish()
+        check(chunks + await rest_of(stream), "150 220")
+        assert stream.takeovers == 0
+        assert not any(f.tts.resumed)
+
+    play(script)
+
+
 def test_an_utterance_that_is_left_holds_nothing() -> None:
     async def script(f: Fixture) -> None:
         for _ in range(3):
@@ -235,32 +295,24 @@ def test_what_cannot_be_added_is_refused_at_once() -> None:
 # --- in the replica ----------------------------------------------------------
 
 
-class Counter:
-    """A metric."""
-
-    total = 0.0
-
-    def inc(self, value: float) -> None:
-        self.total += value
-
-
-def growing(timeout_s: float = 5.0) -> tuple[Growing, SpokenTally, Counter]:
-    tally, removed = SpokenTally("one", resumed=False), Counter()
+def growing(timeout_s: float = 5.0) -> tuple[Growing, SpokenTally]:
+    tally = SpokenTally("one", resumed=False)
     tally.resolved(SynthesisRequest("First."), 0)
-    return Growing(timeout_s, removed, tally), tally, removed
+    return Growing(timeout_s, tally), tally
 
 
 def test_a_replica_gives_texts_in_order_and_ends_with_the_last() -> None:
     async def main(time: VirtualTime) -> None:
-        texts, tally, removed = growing()
-        texts.add(Growth(("Two.", "Three 🙂.")))
+        texts, tally = growing()
+        texts.add(["Two.", "Three."], 1, complete=False)
         reading = asyncio.create_task(_all(texts))
-        await asyncio.sleep(4)
-        texts.add(Growth(("Four.",), complete=True))
+        await asyncio.sleep(60)
+        assert not texts.over, "something is still being said"
+        texts.add(["Four."], 0, complete=True)
         assert texts.over
         assert await reading == ["Two.", "Three.", "Four."]
         assert texts.count == 3
-        assert tally.removed == removed.total == 1
+        assert tally.removed == 1
         assert tally.line(words=True)["text"] == "First. Two. Three. Four."
 
     run_virtually(main, "runtime.tally")
@@ -269,10 +321,12 @@ def test_a_replica_gives_texts_in_order_and_ends_with_the_last() -> None:
 @pytest.mark.parametrize("hurried", [False, True])
 def test_a_replica_waits_for_a_text_so_long_and_not_at_all_once_it_stops(hurried: bool) -> None:
     async def main(time: VirtualTime) -> None:
-        texts, _, _ = growing(timeout_s=5.0)
-        texts.add(Growth(("Two.",)))
-        started = time.monotonic()
+        texts, _ = growing(timeout_s=5.0)
+        texts.add(["Two."], 0, complete=False)
         reading = asyncio.create_task(_all(texts))
+        await asyncio.sleep(20)
+        texts.spoken(2)
+        started = time.monotonic()
         if hurried:
             await asyncio.sleep(1)
             texts.hurry()
@@ -281,13 +335,6 @@ def test_a_replica_waits_for_a_text_so_long_and_not_at_all_once_it_stops(hurried
         assert texts.over
 
     run_virtually(main, "runtime.tally")
-
-
-def test_of_texts_with_one_that_cannot_be_spoken_none_is_taken() -> None:
-    texts, _, _ = growing()
-    with pytest.raises(NothingToSpeak):
-        texts.add(Growth(("Two.", "...")))
-    assert texts.count == 0
 
 
 async def _all(texts: Growing) -> list[str]:

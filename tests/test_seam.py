@@ -135,6 +135,12 @@ def test_the_end_of_a_shorter_rendition_does_not_go_back() -> None:
 # --- another rendition -------------------------------------------------------
 
 
+def test_a_shorter_rendition_tells_nevertheless_that_its_text_is_over() -> None:
+    splice = Splice(0, 1100, 0)
+    told = splice.place(AudioChunk(bytes(200), 24_000, 0, 3, piece_end=True, texts=2))
+    assert told == AudioChunk(b"", 24_000, 1100, 3, piece_end=True, texts=2)
+
+
 @pytest.mark.parametrize("shorter_by", [1, 20, 99])
 def test_after_a_piece_that_has_become_shorter_the_next_is_whole(shorter_by: int) -> None:
     again, following = np.zeros(100 - shorter_by, dtype=np.int16), noise(250)

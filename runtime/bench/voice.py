@@ -32,6 +32,7 @@ from pipecat.frames.frames import (
     TTSAudioRawFrame,
     TTSStoppedFrame,
     TTSTextFrame,
+    VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
@@ -110,6 +111,7 @@ class _Marks:
     """When what happened last, in seconds of the monotonic clock."""
 
     def __init__(self) -> None:
+        self.starts: list[float] = []  # of the user's speech, as the VAD told
         self.vad: float | None = None
         self.final: float | None = None
         self.context: float | None = None
@@ -125,7 +127,9 @@ class _Marks:
 
     def after_stt(self, frame: Frame) -> None:
         now = time.monotonic()
-        if isinstance(frame, VADUserStoppedSpeakingFrame):
+        if isinstance(frame, VADUserStartedSpeakingFrame):
+            self.starts.append(now)
+        elif isinstance(frame, VADUserStoppedSpeakingFrame):
             self.vad, self.final = now, None
         elif isinstance(frame, TranscriptionFrame):
             self.final = now
@@ -175,6 +179,8 @@ def _next(before: Playback) -> Playback:
 class _Tally:
     voice_ms: list[float] = field(default_factory=list)
     stages_ms: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
+    noticed_ms: list[float] = field(default_factory=list)
+    silenced_ms: list[float] = field(default_factory=list)
     silence_ms: list[float] = field(default_factory=list)
     early: int = 0
     underruns: int = 0
@@ -286,7 +292,11 @@ class _Call:
         ended = onset + audible[1] - audible[0]
         await asyncio.sleep(max(0.0, ended - time.monotonic()))
         if self.loudspeaker.sounds_after(onset):  # or the answer was over by itself
-            tally.silence_ms.append((_first_silence(onset, self.loudspeaker) - onset) * 1e3)
+            silent = _first_silence(onset, self.loudspeaker)
+            tally.silence_ms.append((silent - onset) * 1e3)
+            for noticed in [start for start in self.marks.starts if start > onset][:1]:
+                tally.noticed_ms.append((noticed - onset) * 1e3)
+                tally.silenced_ms.append((silent - noticed) * 1e3)
         await self._answer(ended)
 
     async def _answer(self, after: float) -> float:
@@ -355,6 +365,8 @@ async def sweep(
             "voice_to_voice_ms": distribution(tally.voice_ms),
             **{f"{stage}_ms": distribution(tally.stages_ms[stage]) for stage in STAGES},
             "interruption_ms": distribution(tally.silence_ms),
+            "noticed_ms": distribution(tally.noticed_ms),
+            "silenced_ms": distribution(tally.silenced_ms),
             "early_answers": tally.early,
             "gaps": tally.underruns,
             "gap_s": round(tally.underrun_s, 3),

@@ -337,11 +337,16 @@ class ServeTTSService(TTSService):
             await self.append_to_audio_context(context_id, TTSStoppedFrame(context_id=context_id))
             await self.remove_audio_context(context_id)
 
+    async def on_audio_context_interrupted(self, context_id: str) -> None:
+        """End the replica's work for it; what may not be interrupted goes on."""
+        if self._utterance is not None and self._utterance.context == context_id:
+            self._fall_silent()
+        await super().on_audio_context_interrupted(context_id)
+
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Note that an interruption ends what is being played, also beyond this service."""
         if isinstance(frame, InterruptionFrame):
             self._plays_until = 0.0
-            self._fall_silent()
         await super().process_frame(frame, direction)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from runtime.client.client import SpeechClient
+from runtime.errors import InvalidRequest
 from runtime.replica import ReplicaInfo
 from runtime.settings import Settings
 from runtime.speech import AudioChunk, Samples, SynthesisRequest, Transcript, Voice
@@ -46,7 +47,13 @@ class BlockingSpeechClient:
         return cls(_wait(SpeechClient.connect(address=address, settings=settings)))
 
     def synthesize(self, request: SynthesisRequest | str, **options: Any) -> Iterator[AudioChunk]:
-        """Speak; closing the iterator stops the synthesis."""
+        """Speak; closing the iterator stops the synthesis.
+
+        Raises:
+            InvalidRequest: With ``growing``, as nobody could add to it while it is read.
+        """
+        if options.get("growing"):
+            raise InvalidRequest("A text can grow through SpeechClient only.")
         stream = self._client.synthesize(request, **options)
         try:
             while (chunk := _wait(anext(stream, None))) is not None:

@@ -8,6 +8,8 @@ from runtime.errors import SessionClosed
 from runtime.replica import Growth
 from runtime.requests import check_text_length, resolve_text
 
+_LONG = 10_000  # characters; of more, cleaning takes longer than a loop may be held
+
 
 class GrowingTexts:
     """Which texts there are, which of them the replica has, and which it has spoken.
@@ -37,7 +39,8 @@ class GrowingTexts:
         """
         if self._finished:
             raise SessionClosed("The utterance was finished; begin another one.")
-        resolve_text(text)
+        if len(text) <= _LONG:  # else the replica does, off its event loop
+            resolve_text(text)
         check_text_length(text, self._size)
         self._size += len(text.encode("utf-8", errors="surrogatepass"))
         self._texts.append(text)

@@ -20,14 +20,17 @@ class Rerate:
         self._sample_rate = check_sample_rate(sample_rate)
         self._resampler: Resampler | None = None
         self._next = 0
+        self._texts = 0
 
     def convert(self, chunk: AudioChunk) -> AudioChunk | None:
-        """The chunk at the new rate; None if all of it is still within the filter."""
+        """The chunk at the new rate; None if all is within the filter, and it tells nothing."""
         if self._resampler is None:
             self._resampler = Resampler(chunk.sample_rate, self._sample_rate)
         samples = self._resampler.push(pcm16_to_float32(chunk.pcm), last=chunk.end)
-        if not len(samples) and not (chunk.end or chunk.piece_end):
+        news = chunk.end or chunk.piece_end or chunk.texts > self._texts
+        if not len(samples) and not news:
             return None
+        self._texts = chunk.texts
         converted = replace(
             chunk,
             pcm=float32_to_pcm16(samples),

@@ -48,9 +48,9 @@ class Splice:
         if known:
             self._before = int(samples[known - 1])
         if known == chunk.samples and not chunk.end:
-            if not chunk.piece_end or first + known < self._delivered:
-                return None
-            return replace(chunk, pcm=b"", first_sample=self._delivered)
+            if (chunk.piece_end and chunk.texts) or not chunk.samples:  # a text may be over
+                return replace(chunk, pcm=b"", first_sample=self._delivered)
+            return None
         pcm = self._faded_in(samples[known:], chunk.sample_rate)
         # An end that comes before the seam belongs to a shorter rendition, too.
         return replace(chunk, pcm=pcm, first_sample=max(first + known, self._delivered))

@@ -73,6 +73,7 @@ class SynthesisStream:
         self._piece_start = 0
         self._piece_over = False
         self._ended = False
+        self._told_end = False
         self._reported = 0
         self._reports: set[asyncio.Task[None]] = set()
 
@@ -89,9 +90,9 @@ class SynthesisStream:
         while not self._closed:
             try:
                 if self._stream is None:
-                    if self._ended and self._growth is not None:
+                    if self._growth is not None and self.started is not None:
                         if self._growth.complete:
-                            return self._last_chunk(self._growth)
+                            return self._last_chunk(self._growth, self.started.sample_rate)
                         if await self._growth.waited():
                             continue
                     await self._open()
@@ -122,7 +123,6 @@ class SynthesisStream:
         resumed = begun and not self._ended  # else it has come to the end of its texts
         request = self._remaining() if begun else self._request
         self._reported = 0
-        self._ended = False
         self._speaker = None
         self._patience.begin()
         growth = None if self._growth is None else self._growth.begin()
@@ -135,6 +135,7 @@ class SynthesisStream:
             self.started = started
             self.takeovers += resumed
             self._speaker = started.replica
+            self._ended = False
             self._send_texts()
         elif not self._closed:
             raise ReplicaLost("The replica ended the call before it began.")
@@ -154,7 +155,7 @@ class SynthesisStream:
 
     async def _recover(self, error: Overloaded | ReplicaLost) -> None:
         """Return if another replica may do what this one could not."""
-        if self._ended:  # only the end of the call itself was lost
+        if self._ended and self._speaker is not None:  # only the end of the call itself was lost
             self._end_call()
             return
         self._stream = None
@@ -163,17 +164,17 @@ class SynthesisStream:
         await self._patience.wait(error, begun=self.started is not None)
 
     def _end_call(self) -> None:
-        """The replica has said all it had; that was all, unless the texts grow."""
+        """The replica has said all it had; that was all, unless more is to come of the texts."""
         self._stream = None
-        growth = self._growth
-        self._closed = not self._ended or growth is None or growth.complete
+        self._closed = self._closed or self._growth is None or self._told_end or not self._ended
 
     def _note(self, chunk: AudioChunk) -> None:
         if chunk.samples:
             self._last = int.from_bytes(chunk.pcm[-2:], "little", signed=True)
-        if chunk.piece != self._piece:
-            self._piece, self._piece_start = chunk.piece, chunk.first_sample
-        self._piece_over = chunk.piece_end or chunk.end
+            if chunk.piece != self._piece:
+                self._piece, self._piece_start = chunk.piece, chunk.first_sample
+            self._piece_over = False
+        self._piece_over = self._piece_over or chunk.piece_end or chunk.end
         self._read = chunk.next_sample
         self._ended = chunk.end
 
@@ -201,15 +202,14 @@ class SynthesisStream:
     def _grown(self, chunk: AudioChunk, growth: GrowingTexts) -> AudioChunk:
         """The chunk with what is known of all texts; the end of a replica's is none of ours."""
         texts = growth.noted(chunk.texts)
-        if chunk.end and not growth.complete:
+        self._told_end = chunk.end and growth.complete
+        if chunk.end and not self._told_end:
             return replace(chunk, texts=texts, piece_end=True, end=False)
         return replace(chunk, texts=texts)
 
-    def _last_chunk(self, growth: GrowingTexts) -> AudioChunk:
-        assert self.started is not None
+    def _last_chunk(self, growth: GrowingTexts, rate: int) -> AudioChunk:
         self._closed = True
-        rate, piece = self.started.sample_rate, self._piece
-        last = AudioChunk(b"", rate, self._read, piece, texts=growth.spoken, end=True)
+        last = AudioChunk(b"", rate, self._read, self._piece, texts=growth.spoken, end=True)
         return last if self._rerate is None else self._rerate.convert(last) or last
 
     def _send_texts(self) -> None:

@@ -74,6 +74,9 @@ class Replica:
         if not self.alive:
             stream.put(ReplicaLost(f"Replica {self.name} is dead."))
             return
+        if self.refusal is not None:
+            stream.put(self.refusal)
+            return
         self.requests.append(request)
         drawn = DRAWN_SEED if request.seed is None else request.seed
         stream.put(SynthesisStarted(RATE, "ada", "en", 0, self.lead, drawn, self.name, 0.0))
@@ -161,7 +164,8 @@ class GrowingUtterance:
         return self.known
 
     def end(self) -> None:
-        last = max(0, self._pieces - 1)
+        # As an engine does that has said nothing.
+        last = max(self._first, self._pieces - 1)
         if not self.stream.over:
             chunk = AudioChunk(b"", RATE, self._said, last, texts=self._texts, end=True)
             self.stream.put(chunk)

@@ -56,7 +56,8 @@ class ScriptedSynthesizer(Weightless):
     async def synthesize(
         self, request: SynthesisRequest, more: AsyncIterator[str] | None = None
     ) -> AsyncGenerator[AudioChunk, None]:
-        position = said = texts = index = 0
+        position = said = texts = 0
+        index = request.first_piece
         async for piece in pieces_of(replace(request, first_piece=0), more):
             if piece.index < request.first_piece:
                 said += 80 * len(piece.text)

@@ -115,7 +115,7 @@ class HibariSynthesizer:
                     texts = piece.texts if last else texts
                     yield AudioChunk(block, SAMPLE_RATE, first_sample, index, last, texts)
                     first_sample += len(block) // 2
-        if not first_sample and not request.first_piece:
+        if not first_sample and not request.first_piece and more is None:
             raise NothingToSpeak(
                 f"The voice knows no sound for {request.text[:40]!r}; it speaks: en."
             )

@@ -225,7 +225,8 @@ class MagpieSynthesizer(MagpieEngine):
                     raise item
                 if item.piece < 0:  # a text without a sound, perhaps before others are spoken
                     if count.texts > texts:
-                        yield AudioChunk(b"", rate, first_sample, piece, True, count.texts)
+                        texts = count.texts
+                        yield AudioChunk(b"", rate, first_sample, piece, texts=texts)
                     continue
                 piece = item.piece
                 if item.piece_end:
@@ -239,7 +240,7 @@ class MagpieSynthesizer(MagpieEngine):
             utterance.cancelled = True
             planning.cancel()
             self._worker.nudge()
-        if not first_sample and not request.first_piece:
+        if not first_sample and not request.first_piece and more is None:
             raise NothingToSpeak(
                 f"The tokeniser of {request.language!r} knows no sound for {request.text[:40]!r}."
             )

@@ -140,7 +140,7 @@ class MagpieReference(MagpieEngine):
             async with aclosing(planner.planned(request, more, carry, run, count)) as pieces:
                 async for planned in pieces:
                     if planned is None:  # a text without a sound
-                        yield AudioChunk(b"", rate, first_sample, piece, True, count.texts)
+                        yield AudioChunk(b"", rate, first_sample, piece, texts=count.texts)
                         continue
                     samples = await run(self._speak, utterance, planned)
                     if planned.piece.index < request.first_piece:
@@ -153,7 +153,7 @@ class MagpieReference(MagpieEngine):
                         first_sample += len(block) // 2
         finally:
             utterance.stop.set()  # within NeMo's loop it ends at the next step
-        if not first_sample and not request.first_piece:
+        if not first_sample and not request.first_piece and more is None:
             raise NothingToSpeak(
                 f"The tokeniser of {request.language!r} knows no sound for {request.text[:40]!r}."
             )
