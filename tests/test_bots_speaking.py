@@ -206,6 +206,30 @@ def test_an_interruption_frees_the_replica_and_nothing_late_is_heard(
     assert aborted.freed_at - interrupted < 1.0, "on any machine; figures are in docs/benchmarks"
 
 
+def test_what_may_not_be_interrupted_is_said_to_its_end(mouth: Any, run: Any) -> None:
+    from pipecat.frames.frames import (
+        InterruptionFrame,
+        TTSAudioRawFrame,
+        TTSSpeakFrame,
+        TTSStoppedFrame,
+    )
+    from pipecat_calls import Call
+
+    text = "This is slowly recorded. Very slowly."
+
+    async def announce() -> Any:
+        async with Call(mouth()) as call:
+            announcement = TTSSpeakFrame(text)
+            announcement.interruptible = False
+            await call.send(announcement)
+            await call.next(TTSAudioRawFrame)
+            await call.send(InterruptionFrame())
+            await call.next(TTSStoppedFrame)
+        return call
+
+    assert heard(run(announce())) == list(range(80 * (len(text) - 1)))  # a space between two
+
+
 def test_audio_is_made_no_further_ahead_of_the_listener_than_asked(mouth: Any, run: Any) -> None:
     from pipecat.frames.frames import InterruptionFrame, TTSAudioRawFrame, TTSSpeakFrame
     from pipecat_calls import Call
