@@ -175,6 +175,7 @@ def test_a_request_that_wants_too_much_memory_fails_alone(half_full: Daemon) -> 
     assert half_full.serving() == pid
 
 
+@pytest.mark.timed
 def test_the_lease_of_a_killed_replica_is_free_within_five_seconds(half_full: Daemon) -> None:
     pid = half_full.serving()
     killed = time.monotonic()

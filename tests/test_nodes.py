@@ -39,6 +39,7 @@ def test_each_node_has_a_budget_and_each_replica_a_node_of_its_own(found: Any) -
     assert found["placed"] == 2
 
 
+@pytest.mark.timed
 def test_the_lease_on_a_lost_node_ends_within_five_seconds_and_no_other(found: Any) -> None:
     assert found["lost_s"] < 5
     assert found["near"] == [True, True]

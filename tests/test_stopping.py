@@ -126,6 +126,7 @@ def test_stopping_does_not_wait_for_ever_for_one_who_keeps_talking(own, shell) -
     assert told["utterance"][:2] == ["DaemonUnavailable", "The daemon is stopping."]
 
 
+@pytest.mark.timed
 def test_a_killed_daemon_is_missed_within_seconds_and_nothing_starts_in_its_place(
     own, shell
 ) -> None:
