@@ -85,4 +85,5 @@ class GrowingTexts:
     def sent(self, known: int, growth: Growth) -> None:
         """The replica has so many now, ``growth`` with them; -1 if it takes none any more."""
         self._cut_off = known < 0
-        self._given, self._told = max(known, self._given), growth.complete
+        if known >= 0:
+            self._given, self._told = known, growth.complete
