@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.bench.load import closed_loop, peak_memory, poisson_arrivals
+from runtime.bench.loop import LoopWatch
 from runtime.bench.report import commit, device, distribution, report, versions
 from runtime.bench.tts import arriving
 from runtime.bench.wer import plain_words, word_error_rate, word_errors
@@ -256,6 +259,51 @@ def test_peak_memory_of_a_process_that_cannot_be_read_is_missing() -> None:
         return peak
 
     assert asyncio.run(main()) == []
+
+
+# --- the event loop ----------------------------------------------------------
+
+
+def burn(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def test_who_holds_the_loop_is_named_with_what_garbage_took_of_it() -> None:
+    watch = LoopWatch()
+
+    async def deeper() -> None:
+        burn(0.05)
+        await asyncio.sleep(0)
+
+    async def busy() -> None:
+        await asyncio.sleep(0)
+        await deeper()
+
+    async def untidy() -> None:
+        await asyncio.sleep(0)
+        burn(0.02)
+        gc.collect()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        with watch.watching():
+            for coroutine in (busy(), untidy()):
+                await asyncio.create_task(coroutine, name=coroutine.__name__)
+            asyncio.get_running_loop().call_soon(burn, 0.01)
+            await asyncio.sleep(0.02)
+        burn(0.01)
+
+    asyncio.run(main())
+    named = {held.what.partition(":")[0]: held for held in watch.over(9)}
+    assert set(named) >= {"busy", "untidy"}
+    assert named["busy"].ms >= 50
+    assert named["busy"].what == "busy: busy > deeper > sleep"
+    assert "garbage" in named["untidy"].what
+    assert any("burn" in held.what for held in watch.over(9))
+    assert watch.worst_ms == watch.longest[0].ms
+    assert watch.over(watch.worst_ms) == []
 
 
 # --- the report --------------------------------------------------------------

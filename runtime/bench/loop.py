@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 import time
 from asyncio import events
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Held:
+    """A callback that held the loop.
+
+    Attributes:
+        ms: Milliseconds of processor time.
+        what: The task and the coroutines in which it waits now, or the callback; and what
+            Python took of ``ms`` to collect garbage, where it did.
+    """
+
+    ms: float
+    what: str
+
+    def __str__(self) -> str:
+        """As in ``12.5 ms: Task-1: main > sleep``."""
+        return f"{self.ms:g} ms: {self.what}"
 
 
 class LoopWatch:
     """Durations of callbacks, in processor time: a busy machine does not count as a blocked loop.
 
     Attributes:
-        held_ms: The longest callbacks so far and what they were, longest first.
+        longest: The longest callbacks so far, longest first.
     """
 
     _KEPT = 20
 
     def __init__(self) -> None:
         """Nothing is measured before ``watching``."""
-        self.held_ms: list[tuple[float, str]] = []
+        self.longest: list[Held] = []
+        self._collecting_since = 0.0
+        self._collected_s = 0.0  # within the callback under way
 
     @property
     def worst_ms(self) -> float:
         """The longest of all; 0 if there was none."""
-        return self.held_ms[0][0] if self.held_ms else 0.0
+        return self.longest[0].ms if self.longest else 0.0
 
-    def over(self, limit_ms: float) -> list[tuple[float, str]]:
+    def over(self, limit_ms: float) -> list[Held]:
         """The callbacks that took longer than ``limit_ms``, 20 at the most."""
-        return [held for held in self.held_ms if held[0] > limit_ms]
-
-    def note(self, seconds: float, what: str) -> None:
-        """A callback took ``seconds``."""
-        self.held_ms.append((round(seconds * 1e3, 2), what))
-        self.held_ms.sort(reverse=True)
-        del self.held_ms[self._KEPT :]
+        return [held for held in self.longest if held.ms > limit_ms]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Measure the callbacks of the running loop."""
         loop = asyncio.get_running_loop()
+        thread = threading.get_ident()
         handles: Any = events.Handle
         run = handles._run
 
@@ -49,16 +67,48 @@ class LoopWatch:
             if handle._loop is not loop:
                 run(handle)
                 return
+            self._collected_s = 0.0
             started = time.thread_time()
             try:
                 run(handle)
             finally:
-                took = time.thread_time() - started
-                if len(self.held_ms) < self._KEPT or took * 1e3 > self.held_ms[-1][0]:
-                    self.note(took, repr(handle)[:200])
+                self._note(time.thread_time() - started, handle)
+
+        def collecting(phase: str, _: object) -> None:
+            if threading.get_ident() != thread:
+                return
+            if phase == "start":
+                self._collecting_since = time.thread_time()
+            else:
+                self._collected_s += time.thread_time() - self._collecting_since
 
         handles._run = measured
+        gc.callbacks.append(collecting)
         try:
             yield
         finally:
+            gc.callbacks.remove(collecting)
             handles._run = run
+
+    def _note(self, seconds: float, handle: Any) -> None:
+        ms = round(seconds * 1e3, 2)
+        if len(self.longest) == self._KEPT and ms <= self.longest[-1].ms:
+            return
+        what = _name(handle)
+        if self._collected_s:
+            what += f" ({self._collected_s * 1e3:.2f} ms of it collecting garbage)"
+        self.longest.append(Held(ms, what))
+        self.longest.sort(reverse=True)
+        del self.longest[self._KEPT :]
+
+
+def _name(handle: Any) -> str:
+    task = getattr(handle._callback, "__self__", None)
+    if not isinstance(task, asyncio.Task):
+        return repr(handle)[:200]
+    names: list[str] = []
+    coroutine: Any = task.get_coro()
+    while hasattr(coroutine, "cr_await"):
+        names.append(coroutine.__qualname__.rpartition("<locals>.")[2])
+        coroutine = coroutine.cr_await
+    return f"{task.get_name()}: {' > '.join(names)}"

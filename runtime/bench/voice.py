@@ -372,7 +372,9 @@ async def sweep(
             "gap_s": round(tally.underrun_s, 3),
             "out_of_order": tally.out_of_order,
             "loop_held_ms": watch.worst_ms,
-            "loop_held_by": watch.held_ms[0][1] if watch.worst_ms > LOOP_LIMIT_MS else "",
+            "loop_held_by": "; ".join(
+                f"{held.ms:g} ms: {held.what}" for held in watch.over(LOOP_LIMIT_MS)[:3]
+            ),
             "grown_mib": _growth(tally.resident),
         }
         rows.append(row)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ def import_nemo(module: str) -> Any:
     # Whatever is missing must be said, not fetched: weights come by `speech models pull`.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    # Of its telemetry, which is off, NeMo warns at every import.
+    logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
     try:
-        with _without_chatter, _without_warnings:
+        with quietly():
             imported = importlib.import_module(module)
             from nemo.utils import logging as nemo_logging
     except ImportError as error:
@@ -190,15 +192,14 @@ def byt5_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-class _Together:
-    """A change of the whole process that threads make at the same time: the last one undoes it.
+class _WithoutWarnings:
+    """Python's warnings are held back as long as any thread is in here.
 
-    Undone by each for itself, the first to leave would undo it for all, and the last would put
-    back what it found: the change.
+    They are the whole process's. If each thread undid it for itself, the first to leave would
+    undo it for all, and the last would put back what it found: no warnings.
     """
 
-    def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
-        self._change = change
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
         self._undo = contextlib.ExitStack()
@@ -206,7 +207,8 @@ class _Together:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._undo.enter_context(self._change())
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -216,25 +218,7 @@ class _Together:
                 self._undo.close()
 
 
-@contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def _nothing_below_errors() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-_without_warnings = _Together(_no_warnings)
-_without_chatter = _Together(_nothing_below_errors)
+_without_warnings = _WithoutWarnings()
 
 
 def quietly() -> AbstractContextManager[None]:
