@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from segment_streams import FRAME_S, TAIL, TURN, Fixture, play, silence, speech, until_decoded
 
-from runtime.engines.embedded.segmenter import FRAME
+from runtime.engines.embedded.segmenter import FRAME, PAUSE
 from runtime.speech import FinalTranscript, PartialTranscript
+
+PAUSED = PAUSE // FRAME
 
 # --- utterances --------------------------------------------------------------
 
@@ -23,7 +25,7 @@ def test_speech_that_ends_in_silence_gets_a_final_of_its_own() -> None:
         assert final.text == str((10 + 30 + TAIL) * FRAME)
         assert (final.utterance, final.request) == (0, 0)
         assert final.start_s == pytest.approx(10 * FRAME_S)
-        assert final.end_s == pytest.approx((50 + TAIL) * FRAME_S)
+        assert final.end_s == pytest.approx((50 + PAUSED) * FRAME_S), "not what was added"
 
     play(script)
 
@@ -208,6 +210,45 @@ def test_partials_wait_for_their_time_and_finals_do_not(monkeypatch: pytest.Monk
         await f.stream.finish()
         await f.finals()
         assert f.model.decoded == [5 * FRAME, 100 * FRAME]
+
+    play(script, TURN, partials=True)
+
+
+def test_what_may_be_final_is_decoded_as_soon_as_speech_has_paused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runtime.engines.embedded.stream.time", Clock(step=0.0))
+
+    async def script(f: Fixture) -> None:
+        await f.stream.push(speech(20))
+        await until_decoded(f, 1)
+        await f.stream.push(silence(PAUSED))  # the next partial is not due
+        await until_decoded(f, 2)
+        await f.stream.push(silence(10))
+        await f.stream.finalize()
+        await f.stream.finish()
+        *_, final = await f.finals()
+        assert final.text == str((20 + TAIL) * FRAME)
+        assert f.model.decoded == [20 * FRAME, (20 + TAIL) * FRAME]
+
+    play(script, TURN, partials=True)
+
+
+def test_while_speech_may_be_pausing_the_model_is_kept_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runtime.engines.embedded.stream.time", Clock(step=1.0))
+
+    async def script(f: Fixture) -> None:
+        await f.stream.push(speech(20))
+        await until_decoded(f, 1)
+        for _ in range(PAUSED - 1):
+            await f.stream.push(silence(1))
+        await f.stream.push(speech(1))
+        await until_decoded(f, 2)
+        await f.stream.finish()
+        await f.events()
+        assert f.model.decoded == [20 * FRAME, (20 + PAUSED) * FRAME], "and reused for the final"
 
     play(script, TURN, partials=True)
 

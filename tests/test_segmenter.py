@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from runtime.engines.embedded.segmenter import (
     FRAME,
+    PAUSE,
     SAMPLE_RATE,
     Segment,
     Segmenter,
@@ -25,7 +26,7 @@ from runtime.engines.embedded.segmenter import (
 from runtime.speech import Samples
 
 LEAD = 10  # frames kept before speech
-TAIL = 8  # frames kept after it
+TAIL = PAUSE // FRAME  # frames kept after it
 
 
 class Loudness:
@@ -272,10 +273,26 @@ def test_nothing_is_open_in_silence() -> None:
 def test_what_is_open_grows_and_stops_growing_in_silence() -> None:
     segmenter = Segmenter(Loudness(), LIVE)
     ends = []
-    for part in (silence(20), speech(5), speech(5), silence(4), silence(4), silence(4)):
+    for part in (silence(20), speech(5), speech(5), silence(3), silence(3), silence(3)):
         segmenter.push(part)
         ends.append(segment.end / FRAME if (segment := segmenter.open_segment()) else None)
-    assert ends == [None, 25, 30, 34, 38, 38]
+    assert ends == [None, 25, 30, 33, 34, 34]
+
+
+def test_speech_has_paused_after_so_much_silence_and_no_sooner() -> None:
+    segmenter = Segmenter(Loudness(), LIVE)
+    segmenter.push(np.concatenate([silence(20), speech(10)]))
+    seen = []
+    for _ in range(TAIL + 2):
+        segment = segmenter.open_segment()
+        assert segment is not None
+        seen.append((segment.silence // FRAME, segment.paused))
+        segmenter.push(silence(1))
+    assert seen == [*((n, False) for n in range(TAIL)), (TAIL, True), (TAIL, True)]
+    segmenter.push(speech(1))
+    resumed = segmenter.open_segment()
+    assert resumed is not None
+    assert not resumed.paused
 
 
 @pytest.mark.parametrize("pause", [0, 0.5, 3.25, 9])

@@ -18,7 +18,7 @@ class Held:
     """A callback that held the loop.
 
     Attributes:
-        ms: Milliseconds of processor time.
+        ms: Milliseconds.
         what: The task and the coroutines in which it waits now, or the callback; and what
             Python took of ``ms`` to collect garbage, where it did.
     """
@@ -32,7 +32,10 @@ class Held:
 
 
 class LoopWatch:
-    """Durations of callbacks, in processor time: a busy machine does not count as a blocked loop.
+    """Durations of callbacks: of processor time and elapsed time the lesser.
+
+    A busy machine does not count as a blocked loop; and on a virtual one the processor time of
+    a thread now and then leaps by milliseconds within microseconds.
 
     Attributes:
         longest: The longest callbacks so far, longest first.
@@ -68,11 +71,12 @@ class LoopWatch:
                 run(handle)
                 return
             self._collected_s = 0.0
-            started = time.thread_time()
+            began, started = time.monotonic(), time.thread_time()
             try:
                 run(handle)
             finally:
-                self._note(time.thread_time() - started, handle)
+                ran_s, took_s = time.thread_time() - started, time.monotonic() - began
+                self._note(min(ran_s, took_s), handle)
 
         def collecting(phase: str, _: object) -> None:
             if threading.get_ident() != thread:

@@ -19,7 +19,7 @@ from runtime.speech import FinalTranscript, RecognitionEvent, Samples, Word
 
 LIVE = SegmentRules(silence_ms=500, max_s=10.0)
 TURN = SegmentRules(silence_ms=500, max_s=10.0, closes=False)
-TAIL = 8
+TAIL = 8  # frames without speech that the model hears where speech has paused
 FRAME_S = FRAME / SAMPLE_RATE
 
 

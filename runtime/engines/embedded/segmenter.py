@@ -24,7 +24,8 @@ _START = 0.5
 _CONTINUE = 0.35
 _START_FRAMES = 2  # 64 ms of speech in a row: a click is shorter, a word is not
 _LEAD_FRAMES = 10  # 320 ms kept before the start: soft consonants come before the VAD
-_TAIL = 8 * FRAME  # 256 ms kept after the end
+PAUSE = 4 * FRAME
+"""Samples without speech (128 ms) that are a pause, and that a segment keeps at its end."""
 _CUT_SEARCH_FRAMES = 160  # a forced cut takes the least speech-like frame of the last 5 s
 _NONE: Samples = np.zeros(0, dtype=np.float32)
 
@@ -55,16 +56,23 @@ class Segment:
             was said since the last cut, and only the end of the utterance is news.
         start: Index in the stream of its first sample.
         closes: True if the utterance ends with it.
+        silence: Samples at its end without speech.
     """
 
     samples: Samples
     start: int
     closes: bool
+    silence: int = 0
 
     @property
     def end(self) -> int:
         """Index in the stream of the sample after the last."""
         return self.start + len(self.samples)
+
+    @property
+    def paused(self) -> bool:
+        """Whether its speech has paused: it grows no more, unless speech goes on."""
+        return self.silence >= PAUSE
 
 
 class SpeechProbability(Protocol):
@@ -108,12 +116,12 @@ class Segmenter:
         """The segment that has begun and not ended, as far as it can be decoded now."""
         if not self._started or not self._holds_speech:
             return None
-        return self._segment(self._speech_end + _TAIL, closes=False, rest=self._framer.rest)
+        return self._segment(self._speech_end + PAUSE, closes=False, rest=self._framer.rest)
 
     def flush(self) -> Segment | None:
         """End the utterance here and return what is open of it."""
         heard = (self._started or self._speech_run > 0) and self._holds_speech
-        end, rest = self._speech_end + _TAIL, self._framer.rest
+        end, rest = self._speech_end + PAUSE, self._framer.rest
         segment = self._segment(end, closes=True, rest=rest) if heard else None
         self._restart(self.position)
         return segment
@@ -151,7 +159,7 @@ class Segmenter:
         long_enough = length_s >= rules.min_s or silence_s >= rules.max_s / 4
         if silence_s * 1000 >= rules.silence_ms and long_enough:
             holds_speech = self._holds_speech
-            end = self._speech_end + _TAIL if holds_speech else self._kept_from
+            end = self._speech_end + PAUSE if holds_speech else self._kept_from
             segment = self._segment(end, closes=rules.closes)
             self._started = False
             self._speech_run = 0
@@ -172,7 +180,8 @@ class Segmenter:
     def _segment(self, end: int, *, closes: bool, rest: Samples = _NONE) -> Segment:
         # Between the frames of a push the framer's rest is not what follows the last one.
         samples = np.concatenate([*self._frames, rest])[: end - self._kept_from]
-        return Segment(samples, self._kept_from, closes)
+        silence = max(0, self._kept_from + len(samples) - self._speech_end)
+        return Segment(samples, self._kept_from, closes, silence)
 
     def _drop_frames(self, count: int) -> None:
         if count > 0:

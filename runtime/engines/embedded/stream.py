@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from runtime.engines.embedded.segmenter import SAMPLE_RATE, Segment, Segmenter
+import numpy as np
+
+from runtime.engines.embedded.segmenter import PAUSE, SAMPLE_RATE, Segment, Segmenter
 from runtime.engines.worker import ModelWorker
 from runtime.errors import SessionClosed
 from runtime.speech import (
@@ -27,6 +29,9 @@ from runtime.speech import (
 _MAX_BACKLOG = 30 * SAMPLE_RATE  # undecoded samples a stream may hold before push() waits
 _BLOCK = 2 * SAMPLE_RATE  # samples gated in one go, so that no stream hogs the worker
 _PARTIAL_INTERVAL_S = 0.3
+# Silence that a model hears where speech has paused. It takes a shorter one for a comma; to wait
+# for all of it in the caller's audio would make every answer later.
+_HUSH = 2 * PAUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +185,8 @@ class SegmentStream:
         self._final(request, settled=self._segmenter.position)
 
     async def _keep(self, segment: Segment) -> None:
-        # Once speech has paused, the open segment no longer changes: its partial is
-        # its final, and nothing is left to do when the end of the turn is called.
+        # Once speech has paused, the open segment no longer changes: its partial is its final,
+        # and little or nothing is left to do when the end of the turn is called.
         if self._partial is not None and _same_samples(self._partial[0], segment):
             await self._partial[1]
         self._stop_partial()
@@ -190,7 +195,7 @@ class SegmentStream:
         if self._latest is not None and _same_samples(self._latest[0], segment):
             decoded = self._latest[1]
         else:
-            decoded = await self._decode(segment.samples, False)
+            decoded = await self._decode(_to_decode(segment), False)
         self._latest = None
         if decoded.text:
             self._spoken.append((segment, decoded))
@@ -198,10 +203,11 @@ class SegmentStream:
     def _start_partial(self) -> None:
         if self._partial is not None and not self._partial[1].done():
             return
-        if time.monotonic() < self._partial_due:
-            return
         segment = self._segmenter.open_segment()
         if segment is None or (self._latest and _same_samples(self._latest[0], segment)):
+            return
+        # Where speech may be about to pause, the model is kept free for what then is final.
+        if not segment.paused and (segment.silence or time.monotonic() < self._partial_due):
             return
         task = asyncio.create_task(self._decode_partial(segment))
         task.add_done_callback(lambda _: self._arrived.set())
@@ -214,7 +220,7 @@ class SegmentStream:
 
     async def _decode_partial(self, segment: Segment) -> None:
         asked = time.monotonic()
-        decoded = await self._decode(segment.samples, True)
+        decoded = await self._decode(_to_decode(segment), True)
         # Waiting counts: the more streams there are, the rarer are the partials of each.
         cost = time.monotonic() - asked
         self._partial_due = asked + max(_PARTIAL_INTERVAL_S, 2 * cost)
@@ -238,8 +244,8 @@ class SegmentStream:
         words = tuple(
             replace(
                 word,
-                start_s=word.start_s + segment.start / SAMPLE_RATE,
-                end_s=word.end_s + segment.start / SAMPLE_RATE,
+                start_s=_on_stream(word.start_s, segment),
+                end_s=_on_stream(word.end_s, segment),
             )
             for segment, decoded in spoken
             for word in decoded.words
@@ -260,6 +266,16 @@ class SegmentStream:
     def _emit(self, event: RecognitionEvent) -> None:
         self._outbox.append(event)
         self._news.set()
+
+
+def _on_stream(seconds: float, segment: Segment) -> float:
+    """A time within what was decoded of a segment; what was added to it is its end."""
+    return min(segment.start / SAMPLE_RATE + seconds, segment.end / SAMPLE_RATE)
+
+
+def _to_decode(segment: Segment) -> Samples:
+    missing = max(0, _HUSH - segment.silence) if segment.paused else 0
+    return np.pad(segment.samples, (0, missing))
 
 
 def _same_samples(a: Segment, b: Segment) -> bool:
