@@ -19,7 +19,7 @@ class Held:
 
     Attributes:
         ms: Milliseconds.
-        what: The task and the coroutines in which it waits now, or the callback; and what
+        what: The task and the innermost coroutines it waits in now, or the callback; and what
             Python took of ``ms`` to collect garbage, where it did.
     """
 
@@ -115,4 +115,4 @@ def _name(handle: Any) -> str:
     while hasattr(coroutine, "cr_await"):
         names.append(coroutine.__qualname__.rpartition("<locals>.")[2])
         coroutine = coroutine.cr_await
-    return f"{task.get_name()}: {' > '.join(names)}"
+    return f"{task.get_name()}: {' > '.join(names[-3:])}"
