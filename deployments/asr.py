@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deployments.health import is_beyond_help
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
 from deployments.logs import UtteranceLog
@@ -43,6 +44,7 @@ from runtime.replica import (
 )
 from runtime.requests import resolve_recognition
 from runtime.speech import (
+    Checked,
     FinalTranscript,
     LoadReport,
     RecognitionEvent,
@@ -137,6 +139,9 @@ class ASR:
     async def check_health(self) -> None:
         """Serve replaces a replica when this raises; one that failed to load never gets here."""
         self._memory.check()
+        for loaded in self._engines.values():
+            if isinstance(loaded.engine, Checked):
+                loaded.engine.check()
 
     async def info(self) -> ReplicaInfo:
         """This replica and its engines."""
@@ -229,6 +234,7 @@ class ASR:
             tally.outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
+            self._raise_if_lost(error, options.mode)
             raise
         except Exception as error:  # of an engine that is not ours
             failure = as_engine_error(error, f"The {options.mode} engine")
@@ -337,6 +343,7 @@ class ASR:
                 error.replica = replica_id()
             if isinstance(error, EngineFailed) and self._memory.parked:
                 raise ReplicaLost("The replica parked: memory is short.") from error
+            self._raise_if_lost(error, options.mode)
             raise
         except Exception as error:  # of an engine that is not ours
             failure = as_engine_error(error, f"The {options.mode} engine")
@@ -346,6 +353,11 @@ class ASR:
             self._ended(tally)
             self._log.write(tally.recording_line(transcript, words=self._log.words))
         return replace(transcript, seconds=len(pcm) / 2 / options.sample_rate)
+
+    def _raise_if_lost(self, error: SpeechError, mode: RecognitionMode) -> None:
+        loaded = self._engines.get(mode)
+        if isinstance(error, EngineFailed) and loaded and is_beyond_help(loaded.engine):
+            raise ReplicaLost(str(error)) from error
 
     def _resolve(self, options: RecognitionOptions) -> tuple[_Loaded, RecognitionOptions]:
         check_sample_rate(options.sample_rate)

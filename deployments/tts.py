@@ -12,6 +12,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from deployments.growing import Growing
+from deployments.health import is_beyond_help
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
 from deployments.logs import UtteranceLog
@@ -238,7 +239,7 @@ class TTS:
             tally.outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 error.replica = replica_id()
-            if isinstance(error, EngineFailed) and self._beyond_help():
+            if isinstance(error, EngineFailed) and is_beyond_help(self._engine):
                 raise ReplicaLost(str(error)) from error
             raise
         except Exception as error:  # of an engine that is not ours
@@ -248,15 +249,6 @@ class TTS:
         finally:
             self._aborts.freed(stream_id, abort)
             self._ended(tally)
-
-    def _beyond_help(self) -> bool:
-        """Whether the engine cannot go on: what it was asked for is for another replica then."""
-        try:
-            if isinstance(self._engine, Checked):
-                self._engine.check()
-        except EngineFailed:
-            return True
-        return False
 
     def _ended(self, tally: SpokenTally) -> None:
         """Into the metrics and the log with an utterance's numbers."""

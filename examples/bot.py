@@ -29,6 +29,7 @@ from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
+    FunctionCallsStartedFrame,
     InterruptionFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
@@ -69,6 +70,7 @@ from runtime.speakable import has_speech
 PAGE = Path(__file__).parent / "page"
 START_SECS = 0.1  # of speech until Silero believes it: how soon an interruption silences the bot
 STOP_SECS = 0.2  # of silence until it says that the user paused; smart turn then decides
+HANG_UP_S = 10.0  # for a call to end by itself once its connection is closed
 PROMPT = (
     "You are a voice assistant and everything you write is spoken aloud. Answer in one to three "
     "short sentences of plain words: no lists, no markup, no emoji."
@@ -183,7 +185,9 @@ class SpokenFailures(FrameProcessor):
             await self._stop_waiting()
             self._answered = False
             self._waiting = self.create_task(self._wait())
-        elif isinstance(frame, LLMTextFrame) and not self._answered and has_speech(frame.text):
+        elif isinstance(frame, FunctionCallsStartedFrame) or (
+            isinstance(frame, LLMTextFrame) and not self._answered and has_speech(frame.text)
+        ):
             await self._stop_waiting()
             self._answered = True
         elif isinstance(frame, LLMFullResponseEndFrame):
@@ -288,7 +292,8 @@ async def talk(connection: SmallWebRTCConnection, settings: BotSettings) -> None
 
     @stt.event_handler("on_error")
     async def apologise(_stt: Any, _error: ErrorFrame) -> None:
-        await worker.queue_frame(TTSSpeakFrame("I cannot hear you right now. Please hold on."))
+        sorry = "I cannot hear you right now. Please hold on."
+        await worker.queue_frame(TTSSpeakFrame(sorry, append_to_context=False))
 
     @transport.event_handler("on_client_disconnected")
     async def hang_up(_transport: Any, _connection: Any) -> None:
@@ -317,9 +322,13 @@ def build_app(settings: BotSettings) -> FastAPI:
     webrtc = SmallWebRTCRequestHandler(ice_servers=settings.ice_servers)
 
     async def converse(connection: SmallWebRTCConnection) -> None:
+        talking = asyncio.create_task(talk(connection, settings))
         watching = asyncio.create_task(hang_up_if_gone(connection))
+        # A page may be gone before there is anything that would hear of it.
+        later = asyncio.get_running_loop().call_later
+        watching.add_done_callback(lambda _: later(HANG_UP_S, talking.cancel))
         try:
-            await talk(connection, settings)
+            await talking
         except Exception:
             logger.exception("A call broke off")
         finally:

@@ -73,6 +73,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
         return (yield)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Let ``caplog`` hear all that a test logs.
+
+    Pytest adds its handler to loggers that do not propagate, NeMo's among them, and NeMo's
+    ``transcribe()`` sets the level of all handlers that it finds there.
+    """
+    plugin = item.config.pluginmanager.get_plugin("logging-plugin")
+    plugin.caplog_handler.setLevel(0)
+
+
 def pytest_sessionfinish() -> None:
     for path in _locks():
         path.unlink(missing_ok=True)

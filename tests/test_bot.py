@@ -19,8 +19,10 @@ pytest.importorskip("pipecat", reason="needs the extra bots")
 from aiohttp import web
 from fastapi.testclient import TestClient
 from pipecat.frames.frames import (
+    FunctionCallsStartedFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
     LLMTextFrame,
     TTSSpeakFrame,
 )
@@ -145,6 +147,16 @@ def test_a_slow_llm_is_excused_and_one_that_hangs_is_given_up(bot) -> None:
     said = asyncio.run(talk())
     patience = bot.SpokenFailures.THINKING
     assert said == [patience, "Here I am.", patience, bot.SpokenFailures.TOO_SLOW, "Here I am."]
+
+
+def test_an_answer_that_only_calls_a_function_is_an_answer(bot) -> None:
+    frames = [
+        LLMFullResponseStartFrame(),
+        SleepFrame(0.1),  # as long as any LLM thinks; what follows is a system frame
+        FunctionCallsStartedFrame(function_calls=[]),
+        LLMFullResponseEndFrame(),
+    ]
+    assert asyncio.run(spoken(Pipeline([bot.SpokenFailures(5.0, 30.0)]), *frames)) == []
 
 
 def test_the_parrot_repeats_and_remarks(bot) -> None:

@@ -183,6 +183,7 @@ class _Session:
         self._line = line
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self._bytes = 0
+        self._finals = 0
         self.left = False
 
     async def __aenter__(self) -> _Session:
@@ -199,8 +200,17 @@ class _Session:
         from runtime.speech import FinalTranscript
 
         self._line.asked += 1
-        final = FinalTranscript(f"{self._bytes // 640} blocks", 0, 0.0, 1.0, request=1)
-        self._events.put_nowait(final)
+        self._finals += 1
+        text = f"{self._bytes // 640} blocks"
+        final = FinalTranscript(text, 0, 0.0, 1.0, request=self._finals)
+        (self._line.late or self._events).put_nowait(final)
+        self._line.changed()
+
+    def come(self) -> None:
+        """What was kept back arrives, in order."""
+        late, self._line.late = self._line.late, None
+        while late is not None and not late.empty():
+            self._events.put_nowait(late.get_nowait())
 
     async def finish(self) -> None:
         if self._bytes and not self._line.asked:
@@ -227,6 +237,7 @@ class _FakeLine:
 
     def __init__(self) -> None:
         self.away: Exception | None = None
+        self.late: asyncio.Queue[Any] | None = None  # where finals are kept back, if they are
         self.asked = 0
         self.sessions: list[_Session] = []
         self.changed: Callable[[], None] = lambda: None
@@ -374,3 +385,111 @@ def test_a_session_that_ended_is_opened_again_without_an_error(
     call = asyncio.run(mute())
     assert [f.text for f in call.all(TranscriptionFrame)] == ["2 blocks", "4 blocks", "6 blocks"]
     assert not call.all(ErrorFrame, up=True)
+
+
+def test_a_daemon_that_comes_back_without_the_language_is_told_of(fake_line: _FakeLine) -> None:
+    from pipecat.frames.frames import ErrorFrame
+    from pipecat.utils.errors import ErrorCategory
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService
+    from runtime.errors import DaemonUnavailable, UnknownLanguage
+
+    async def come_back() -> Any:
+        fake_line.away = DaemonUnavailable("No daemon is running.")
+        async with Call(ServeSTTService()) as call:
+            await call.next(ErrorFrame, up=True)
+            fake_line.away = UnknownLanguage("fake does not understand 'de'.")
+            return await call.next(ErrorFrame, up=True, count=2)
+
+    error = asyncio.run(come_back())
+    assert "'de'" in error.error
+    assert error.category is ErrorCategory.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_whatever_ends_a_session_is_told_and_the_bot_hears_again(
+    fake_line: _FakeLine, closed: bool
+) -> None:
+    from pipecat.frames.frames import ErrorFrame, TranscriptionFrame
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService
+    from runtime.errors import SessionClosed
+
+    # Another service of the process has left the daemon meanwhile, or there is a fault of ours.
+    failure = SessionClosed("The session was closed.") if closed else ValueError("a fault")
+    heard: list[str] = []
+
+    async def fail() -> Any:
+        service = ServeSTTService()
+        for event in ("on_connected", "on_disconnected"):
+
+            @service.event_handler(event)
+            async def note(_: Any, event: str = event) -> None:
+                heard.append(event)
+
+        async with Call(service) as call:
+            await talk(call, 2)
+            await call.next(TranscriptionFrame)
+            fake_line.sessions[0].fail(failure)
+            error = await call.next(ErrorFrame, up=True)
+            await talk(call, 3)
+            await call.next(TranscriptionFrame, count=2)
+        return call, error
+
+    call, error = asyncio.run(fail())
+    assert [f.text for f in call.all(TranscriptionFrame)] == ["2 blocks", "3 blocks"]
+    assert str(failure) in error.error
+    assert heard == ["on_connected", "on_disconnected"] * 2
+
+
+def test_a_final_of_what_the_user_said_before_going_on_is_not_the_turns_last(
+    fake_line: _FakeLine,
+) -> None:
+    from pipecat.frames.frames import TranscriptionFrame
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService
+
+    async def go_on() -> Any:
+        async with Call(ServeSTTService()) as call:
+            fake_line.late, fake_line.changed = asyncio.Queue(), call.news.set
+            for _ in range(2):  # the first answer takes longer than the user's pause
+                await talk(call, 2)
+            await call.until(lambda: fake_line.asked == 2)
+            fake_line.sessions[0].come()
+            await call.next(TranscriptionFrame, count=2)
+        return call.all(TranscriptionFrame)
+
+    finals = asyncio.run(go_on())
+    assert [(final.text, final.finalized) for final in finals] == [
+        ("2 blocks", False),
+        ("4 blocks", True),
+    ]
+
+
+def test_what_was_said_before_a_change_of_settings_is_heard(fake_line: _FakeLine) -> None:
+    from pipecat.frames.frames import (
+        InputAudioRawFrame,
+        STTUpdateSettingsFrame,
+        TranscriptionFrame,
+    )
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService
+
+    async def change() -> Any:
+        service = ServeSTTService()
+        async with Call(service) as call:
+            block = InputAudioRawFrame(BLOCK, 16_000, 1)
+            await call.send(*(block for _ in range(6)))  # the VAD has not told of it yet
+            await call.send(STTUpdateSettingsFrame(delta=service.Settings(language="de")))
+            await call.next(TranscriptionFrame)
+            await talk(call, 3)
+            await call.next(TranscriptionFrame, count=2)
+        return call.all(TranscriptionFrame)
+
+    finals = asyncio.run(change())
+    assert [final.text for final in finals] == ["6 blocks", "3 blocks"]
+    assert [session.left for session in fake_line.sessions] == [True, True]

@@ -334,6 +334,9 @@ class _FakeLine:
 
     away: Exception | None = None
 
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+
     async def client(self) -> _FakeLine:
         if self.away is not None:
             raise self.away
@@ -344,6 +347,7 @@ class _FakeLine:
 
     def synthesize(self, request: Any, sample_rate: int, growing: bool) -> _FakeStream:
         assert growing
+        self.requests.append(request)
         return _FakeStream(sample_rate)
 
 
@@ -415,7 +419,13 @@ def test_pipecats_own_runner_finds_the_frames_it_expects_and_no_silence_before_t
 def test_a_bot_without_its_daemon_says_how_to_start_one_and_speaks_once_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipecat.frames.frames import ErrorFrame, TTSAudioRawFrame, TTSSpeakFrame, TTSStoppedFrame
+    from pipecat.frames.frames import (
+        ErrorFrame,
+        TTSAudioRawFrame,
+        TTSSpeakFrame,
+        TTSStoppedFrame,
+        TTSTextFrame,
+    )
     from pipecat.utils.errors import ErrorCategory
     from pipecat_calls import Call
 
@@ -428,6 +438,11 @@ def test_a_bot_without_its_daemon_says_how_to_start_one_and_speaks_once_it_is_ba
     async def speak() -> tuple[Any, Any]:
         line.away = DaemonUnavailable("No daemon is running. Start one with `speech up`.")
         service = ServeTTSService()
+
+        @service.event_handler("on_connected")
+        async def on_connected(_: Any) -> None:
+            connected.append(line.away is None)
+
         async with Call(service) as call:
             for number in range(1, 5):  # more than Pipecat takes for a service that is no use
                 await call.send(TTSSpeakFrame("Is anybody there?"))
@@ -435,9 +450,39 @@ def test_a_bot_without_its_daemon_says_how_to_start_one_and_speaks_once_it_is_ba
             line.away = None
             await call.send(TTSSpeakFrame("Hello again."))
             await call.next(TTSAudioRawFrame)
+            await call.next(TTSStoppedFrame, count=5)
         return service, call
+
+    connected: list[bool] = []
 
     service, call = asyncio.run(speak())
     errors = [error for error in call.all(ErrorFrame, up=True) if "speech up" in error.error]
     assert {error.category for error in errors} == {ErrorCategory.CONNECTIVITY}
     assert service.is_usable
+    assert connected == [True]
+    *unheard, heard = call.all(TTSTextFrame)
+    assert not any(frame.append_to_context for frame in unheard), "nobody has heard them"
+    assert len(unheard) == 4
+    assert (heard.text, heard.append_to_context) == ("Hello again.", True)
+
+
+def test_the_voice_that_was_asked_for_last_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipecat.frames.frames import TTSSpeakFrame, TTSStoppedFrame, TTSUpdateSettingsFrame
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeTTSService, tts
+
+    line = _FakeLine()
+    monkeypatch.setattr(tts, "line_to", lambda *_: line)
+    changes = [{"blend": {"Aria": 0.5, "Leo": 0.5}}, {"voice": "Mia"}, {"blend": {"Leo": 1.0}}]
+
+    async def speak() -> None:
+        service = ServeTTSService()
+        async with Call(service) as call:
+            for number, change in enumerate(changes, 1):
+                delta = ServeTTSService.Settings(**change)
+                await call.send(TTSUpdateSettingsFrame(delta=delta), TTSSpeakFrame("Hello."))
+                await call.next(TTSStoppedFrame, count=number)
+
+    asyncio.run(speak())
+    assert [request.voice for request in line.requests] == ["Aria:0.5+Leo:0.5", "Mia", "Leo:1.0"]

@@ -273,3 +273,10 @@ def test_numbers_that_are_none_end_their_slot_and_no_other(nemo: Callable[..., A
         texts[1].listen(decoder, model)
     assert int(decoder.state.ended[0]) == BROKEN
     assert_same(texts[1].found, alone(model, texts[1].chunks, 1, True))
+    decoder.state.forget(0)  # or the next text would see them behind its own
+    following = Speaking([ids_of(model, 2, 12)], 1, 0)
+    following.begin(decoder, model)
+    while not following.done:
+        step(decoder, [0])
+        following.listen(decoder, model)
+    assert_same(following.found, alone(model, following.chunks, 1, True))

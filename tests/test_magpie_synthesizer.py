@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -255,6 +256,37 @@ def test_a_device_that_is_lost_fails_callers_and_the_health_check(
         return took
 
     assert asyncio.run(lose()) < 2
+
+
+def test_a_gpu_that_does_not_answer_is_found_by_the_health_check(
+    tiny_magpie: Callable[..., Path], tiny_codec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = MagpieSynthesizer(**options(tiny_magpie, tiny_codec, slots=2))
+    entered, let_go = threading.Event(), threading.Event()
+
+    async def hang() -> None:
+        await engine.load()
+        assert engine._machine is not None
+        step = engine._machine.step
+
+        def hung(slots: Sequence[int]) -> list[int]:
+            entered.set()
+            assert let_go.wait(60)
+            return step(slots)
+
+        async with aclosing(engine.synthesize(request_of(engine, ONE))) as chunks:
+            monkeypatch.setattr(engine._machine, "step", hung)
+            speaking = asyncio.ensure_future(anext(chunks))
+            await asyncio.to_thread(entered.wait, 60)
+            engine.check()  # on a CPU, work may take its time
+            monkeypatch.setattr(engine, "_hung_s", 0.0)
+            with pytest.raises(EngineFailed, match="has not answered"):
+                engine.check()
+            let_go.set()
+            await speaking
+        await engine.close()
+
+    asyncio.run(hang())
 
 
 def test_closing_fails_who_is_speaking_and_frees_the_model(

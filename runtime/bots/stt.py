@@ -30,7 +30,7 @@ from pipecat.utils.types import NOT_GIVEN, NotGiven
 from runtime.bots.line import Line, category, engine_name, line_to
 from runtime.client import RecognitionSession
 from runtime.config import ASR_DEPLOYMENT
-from runtime.errors import InvalidRequest, Overloaded, SpeechError, StreamStalled
+from runtime.errors import InvalidRequest, Overloaded, SessionClosed, SpeechError, StreamStalled
 from runtime.settings import Settings as DaemonSettings
 from runtime.speech import FinalTranscript, PartialTranscript, RecognitionOptions
 
@@ -75,6 +75,7 @@ class _Mark(Enum):
 
     FINALIZE = "the user has stopped speaking"
     FINISH = "the call ends"
+    RENEW = "what follows is for a session with other settings"
 
 
 class ServeSTTService(STTService):
@@ -127,6 +128,9 @@ class ServeSTTService(STTService):
         self._more = asyncio.Event()
         self._settled = asyncio.Event()  # the session is open, or there has been an error
         self._listening: asyncio.Task[None] | None = None
+        self._session: RecognitionSession | None = None  # while it takes audio
+        self._asked = 0  # finals, of the session
+        self._connected = False
         self._ending = False
         self._finals: set[asyncio.Task[Any]] = set()
 
@@ -198,9 +202,14 @@ class ServeSTTService(STTService):
         listening, self._listening = self._listening, None
         if listening is not None:
             await self.cancel_task(listening)
-            await self._call_event_handler("on_disconnected")
+            await self._disconnected()
         self._audio.clear()
         self._queued = 0
+
+    async def _disconnected(self) -> None:
+        if self._connected:
+            self._connected = False
+            await self._call_event_handler("on_disconnected")
 
     async def _listen(self) -> None:
         """Keep a session open until the call ends, or there is no sense in trying again."""
@@ -211,22 +220,30 @@ class ServeSTTService(STTService):
                 async with client.open_recognition(self._options()) as session:
                     pause_s = 0.0
                     self._settled.set()
+                    self._connected = True
                     await self._call_event_handler("on_connected")
                     model = await engine_name(client, ASR_DEPLOYMENT)
                     self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
                     await self._converse(session)
-                if self._ending:
+                await self._disconnected()
+                if self._ending and not self._audio:
                     return
             except StreamStalled:
+                await self._disconnected()
                 # A muted caller: the slot is for others until there is audio again.
                 while not self._audio:
                     self._more.clear()
                     await self._more.wait()
-            except SpeechError as error:
-                if not pause_s:  # once an outage
+            except Exception as error:  # whatever it is, or the bot would be deaf without a word
+                # Its line was closed while it was opened: that says nothing of the request.
+                hopeless = isinstance(error, InvalidRequest) and not isinstance(
+                    error, SessionClosed
+                )
+                await self._disconnected()
+                if not pause_s or hopeless:  # once an outage
                     await self._report(error)
                 self._settled.set()
-                if isinstance(error, InvalidRequest):
+                if hopeless:
                     return
                 pause_s = min(max(_FIRST_PAUSE_S, 2 * pause_s), _LONGEST_PAUSE_S)
                 if isinstance(error, Overloaded):
@@ -235,6 +252,7 @@ class ServeSTTService(STTService):
 
     async def _converse(self, session: RecognitionSession) -> None:
         """Push audio and pass on what was heard, until the call ends or the client is closed."""
+        self._session, self._asked = session, 0
         pushing = self.create_task(self._push(session), "push")
         try:
             async for event in session:
@@ -243,6 +261,7 @@ class ServeSTTService(STTService):
                 else:
                     await self._heard(event)
         finally:
+            self._session = None
             for task in (pushing, *self._finals):
                 await self.cancel_task(task)
 
@@ -255,10 +274,11 @@ class ServeSTTService(STTService):
             try:
                 if isinstance(item, bytes):
                     await session.push(item)
-                elif item is _Mark.FINISH:
+                elif item is not _Mark.FINALIZE:
                     await session.finish()
                     return
                 else:
+                    self._asked += 1
                     final = self.create_task(_finalize(session), "finalize")
                     self._finals.add(final)
                     final.add_done_callback(self._finals.discard)
@@ -278,7 +298,10 @@ class ServeSTTService(STTService):
             endpoint_ms=settings.endpoint_ms or None,
         )
 
-    async def _report(self, error: SpeechError) -> None:
+    async def _report(self, error: Exception) -> None:
+        if not isinstance(error, SpeechError):
+            await self.push_error(f"{self} failed: {error!r}", exception=error)
+            return
         await self._call_event_handler("on_connection_error", str(error))
         await self.push_error(str(error), exception=error, category=category(error))
 
@@ -292,12 +315,15 @@ class ServeSTTService(STTService):
         )
 
     async def _heard(self, event: FinalTranscript) -> None:
+        # One that comes only after the user has gone on and paused again is not the whole turn.
+        newest = (
+            event.request > 0 and event.request == self._asked and _Mark.FINALIZE not in self._audio
+        )
         if not event.text:
-            if event.request:  # there was no speech after all: nothing to wait for
-                await self.stop_ttfb_metrics()
-                await self._cancel_ttfb_timeout()
+            if newest:  # there was no speech after all: nothing to wait for, or to measure
+                await self._reset_stt_ttfb_state()
             return
-        if event.request:
+        if newest:
             self.confirm_finalize()
         # Before the frame, which ends the span that usage belongs to.
         await self.emit_stt_usage_metrics()
@@ -323,17 +349,24 @@ class ServeSTTService(STTService):
     # --- settings ------------------------------------------------------------
 
     async def _update_settings(self, delta: STTSettings) -> dict[str, Any]:
-        """Apply a change: a session with the new settings takes over once the user is silent."""
+        """Apply a change: a session with the new settings takes over once the user is silent.
+
+        The one before hears out what it has been given, so that nothing is lost between them.
+        """
         changed: dict[str, Any] = await super()._update_settings(delta)
         if changed and self._listening is not None:
             await self._request_reconnect()
         return changed
 
     async def _do_reconnect(self) -> None:
-        if self._listening is not None:
-            await self.cancel_task(self._listening)
-            self._listening = None
-        self._begin()
+        if self._session is not None:
+            self._settled.clear()
+            self._put(_Mark.RENEW)
+        else:
+            if self._listening is not None:
+                await self.cancel_task(self._listening)
+                self._listening = None
+            self._begin()
         await self._settled.wait()
 
 

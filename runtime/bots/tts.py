@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     StartFrame,
     TTSAudioRawFrame,
     TTSStoppedFrame,
+    TTSTextFrame,
 )
 from pipecat.metrics.metrics import MetricsData
 from pipecat.processors.frame_processor import FrameDirection
@@ -27,9 +28,10 @@ from pipecat.utils.types import NOT_GIVEN, NotGiven, is_given
 
 from runtime.bots.clauses import ClauseAggregator
 from runtime.bots.line import Line, category, engine_name, line_to
+from runtime.client import SpeechClient
 from runtime.client.synthesis import SynthesisStream
 from runtime.config import TTS_DEPLOYMENT
-from runtime.errors import InvalidRequest, SpeechError
+from runtime.errors import DaemonUnavailable, InvalidRequest, SpeechError
 from runtime.settings import Settings as DaemonSettings
 from runtime.speakable import has_speech
 from runtime.speech import AudioChunk, SynthesisRequest
@@ -78,12 +80,14 @@ class _Utterance:
     Attributes:
         context: Its id.
         manner: How it is said: a request without a text.
+        line: By which application.
         stream: Takes the texts.
         texts: How many it has got.
     """
 
     context: str
     manner: SynthesisRequest
+    line: Line
     stream: SynthesisStream
     texts: int = 1
 
@@ -158,11 +162,18 @@ class ServeTTSService(TTSService):
         self._plays_until = 0.0  # by the monotonic clock
         self._sounding: str | None = None  # the context that was last heard
         self._connecting: asyncio.Task[None] | None = None
+        self._client: SpeechClient | None = None  # whose engine metrics name
         self._utterance: _Utterance | None = None
+        self._unsaid = False  # the last piece, or a part of it
 
     def can_generate_metrics(self) -> bool:
-        """Yes: TTFB, processing time, and characters."""
+        """Yes: TTFB, and characters."""
         return True
+
+    @property
+    def supports_processing_metrics(self) -> bool:
+        """No: synthesis keeps ``lead_s`` ahead of the listener, which is what would be timed."""
+        return False
 
     async def start(self, frame: StartFrame) -> None:
         """Connect meanwhile, so that the first words need not wait for it."""
@@ -174,6 +185,7 @@ class ServeTTSService(TTSService):
         self._fall_silent()
         await super().cleanup()
         await self._stop_connecting()
+        await self._disconnected()
 
     async def _update_settings(self, delta: TTSSettings) -> dict[str, Any]:
         """Apply a change; the next piece is spoken with it."""
@@ -182,6 +194,8 @@ class ServeTTSService(TTSService):
         except InvalidRequest as error:  # and go on as before
             await self.push_error(str(error), exception=error, category=ErrorCategory.APPLICATION)
             return {}
+        if is_given(delta.voice) and not is_given(getattr(delta, "blend", NOT_GIVEN)):
+            delta.blend = None  # the voice that was asked for last is the one that speaks
         changed: dict[str, Any] = await super()._update_settings(delta)
         if "model" in changed:
             await self._stop_connecting()
@@ -189,7 +203,8 @@ class ServeTTSService(TTSService):
         return changed
 
     def _begin_to_connect(self) -> None:
-        self._connecting = self.create_task(self._connect(), "connect")
+        if self._connecting is None or self._connecting.done():
+            self._connecting = self.create_task(self._connect(), "connect")
 
     async def _stop_connecting(self) -> None:
         if self._connecting is not None:
@@ -200,16 +215,24 @@ class ServeTTSService(TTSService):
         try:
             client = await self._line().client()
             model = await engine_name(client, TTS_DEPLOYMENT)
-            self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
         except SpeechError as error:
             await self._report(error)
-        else:
-            await self._call_event_handler("on_connected")
+            return
+        self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
+        self._client = client
+        await self._call_event_handler("on_connected")
+
+    async def _disconnected(self) -> None:
+        if self._client is not None:
+            self._client = None
+            await self._call_event_handler("on_disconnected")
 
     def _line(self) -> Line:
         return line_to(self._daemon, self._address, self._settings.model or None)
 
     async def _report(self, error: SpeechError) -> None:
+        if isinstance(error, DaemonUnavailable):
+            await self._disconnected()
         await self._call_event_handler("on_connection_error", str(error))
         await self.push_error(str(error), exception=error, category=category(error))
 
@@ -234,7 +257,7 @@ class ServeTTSService(TTSService):
     @asynccontextmanager
     async def _telling(self) -> AsyncIterator[None]:
         """Tell of an error, and go on; whatever ends the body ends the utterance."""
-        heard = False
+        heard, self._unsaid = False, False
         try:
             yield
             heard = True
@@ -244,23 +267,33 @@ class ServeTTSService(TTSService):
             await self.push_error(f"{self} failed: {error!r}", exception=error)
         finally:
             if not heard:  # an interruption cancels this task
+                self._unsaid = True
                 self._fall_silent()
+
+    async def append_to_audio_context(self, context_id: str, frame: Frame) -> None:
+        """Add a frame; text that was not said is not part of the conversation."""
+        if self._unsaid and isinstance(frame, TTSTextFrame):
+            frame.append_to_context = False
+        await super().append_to_audio_context(context_id, frame)
 
     async def _said_by(self, text: str, context_id: str) -> _Utterance:
         """The utterance that says a text: that under way in the context, or a new one."""
         request = self._request(text)
         manner = replace(request, text="")
-        current = self._utterance
-        if current is not None and (current.context, current.manner) == (context_id, manner):
+        current, line = self._utterance, self._line()
+        asked = (context_id, manner, line)
+        if current is not None and (current.context, current.manner, current.line) == asked:
             current.stream.extend(text)
             current.texts += 1
             return current
         if current is not None and current.context == context_id:
             await self._finish(current)
         self._fall_silent()
-        client = await self._line().client()
+        client = await line.client()
+        if client is not self._client:  # the daemon is another one, or there was none
+            self._begin_to_connect()
         stream = client.synthesize(request, sample_rate=self.sample_rate, growing=True)
-        self._utterance = _Utterance(context_id, manner, stream)
+        self._utterance = _Utterance(context_id, manner, line, stream)
         return self._utterance
 
     async def _hear(self, utterance: _Utterance, texts: int | None = None) -> None:

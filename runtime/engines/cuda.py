@@ -6,11 +6,15 @@ Torch is imported here only by ``cap_allocator``, which is called once there is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from typing import Any
 
 from runtime.errors import EngineFailed, OutOfMemory
 from runtime.memory.footprint import GIB
+
+HUNG_S = 10.0
+"""Longer than ten times any piece of work on a GPU, what others do there included."""
 
 _SEGMENT = 2 << 20  # what the allocator rounds large blocks to
 
@@ -52,6 +56,30 @@ def fill_cache(size: int) -> None:
             torch.empty(rest, dtype=torch.uint8, device="cuda")
 
 
+@functools.cache
+def side_stream() -> Any:
+    """The stream on which work is run once before it is captured; one for all captures.
+
+    Torch keeps a workspace of cuBLAS for every stream there has been: 32 MiB on Hopper, which
+    nothing gives back.
+    """
+    import torch
+
+    return torch.cuda.Stream()
+
+
+def shared_memory(device: Any) -> int:
+    """Bytes of shared memory that one program has on a ``torch.device``; unbounded on a CPU.
+
+    CUDA keeps 1 KiB of a multiprocessor's for each program.
+    """
+    if device.type != "cuda":
+        return sys.maxsize
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor) - 1024
+
+
 def forget_peak() -> None:
     """Count the allocator's peak from now on."""
     torch = _torch_in_use()
@@ -83,6 +111,17 @@ def is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError"
     )
+
+
+def is_device_failure(error: Exception) -> bool:
+    """Whether CUDA itself failed: after that it fails whatever this process asks for.
+
+    Torch's errors are known by their names and words, without torch.
+    """
+    if is_out_of_memory(error):
+        return False
+    named = type(error).__name__ in ("AcceleratorError", "CudaError")
+    return named or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 
 def as_engine_error(error: Exception, engine: str) -> EngineFailed:

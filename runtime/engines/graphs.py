@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from runtime.engines.cuda import is_out_of_memory
+from runtime.engines.cuda import is_out_of_memory, side_stream
 
 _log = logging.getLogger(__name__)
 
@@ -70,16 +70,18 @@ class Graphs:
     def _capture(self, key: Hashable, work: Work, inputs: tuple[Tensor, ...]) -> _Captured | None:
         held = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(self._device)
         try:
-            side = torch.cuda.Stream(self._device)
-            side.wait_stream(torch.cuda.current_stream(self._device))
+            side = side_stream()
+            side.wait_stream(current)
             with torch.cuda.stream(side):
                 for _ in range(_WARM):
                     work(*held)
-            torch.cuda.current_stream(self._device).wait_stream(side)
+            current.wait_stream(side)
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 outputs = work(*held)
         except Exception as error:
+            torch.cuda.set_stream(current)  # a capture that fails leaves the thread on its own
             if is_out_of_memory(error):
                 raise
             self.fallbacks += 1

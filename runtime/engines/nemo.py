@@ -45,13 +45,14 @@ def import_nemo(module: str) -> Any:
     try:
         with quietly():
             imported = importlib.import_module(module)
-            from nemo.utils import logging as nemo_logging
+            importlib.import_module("nemo.utils")
     except ImportError as error:
         raise UnknownEngine(
             f"NVIDIA's engines need NeMo, which cannot be imported ({error}): "
             f"pip install 'speech-runtime[nemo]'."
         ) from error
-    nemo_logging.setLevel(logging.ERROR)
+    # Not NeMo's own setLevel(): that is for the handlers of this logger too, whoever they are of.
+    logging.getLogger("nemo_logger").setLevel(logging.ERROR)
     guard_shared_bytes()
     return imported
 

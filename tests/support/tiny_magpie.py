@@ -18,7 +18,9 @@ The speakers' names are a JSON file that the archive's ``speaker_map`` names
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -205,10 +207,14 @@ def restore(path: Path, codec: Path) -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Let NeMo log errors only."""
-    from nemo.utils import logging
-
-    with logging.temp_verbosity(logging.ERROR):
+    importlib.import_module("nemo.utils")
+    logger = logging.getLogger("nemo_logger")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
         yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runtime.audio import silence_invalid
 from runtime.engines.embedded.segmenter import PAUSE, SAMPLE_RATE, Segment, Segmenter
 from runtime.engines.worker import ModelWorker
 from runtime.errors import SessionClosed
@@ -91,6 +92,7 @@ class SegmentStream:
     async def push(self, samples: Samples) -> None:
         """Add samples; see ``RecognitionStream.push``."""
         self._check_open()
+        samples, _ = silence_invalid(samples)  # one of them, and the gate would hear no more
         for start in range(0, len(samples), _BLOCK):
             while self._backlog > _MAX_BACKLOG and not self._task.done():
                 self._room.clear()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.engines.cuda import allocator_limit, as_engine_error, is_out_of_memory
+from runtime.engines.cuda import HUNG_S, allocator_limit, as_engine_error, is_out_of_memory
 from runtime.engines.magpie.base import MagpieEngine
 from runtime.engines.magpie.checkpoint import load
 from runtime.engines.magpie.footprint import MAX_SLOTS, footprint
@@ -93,15 +94,20 @@ class MagpieSynthesizer(MagpieEngine):
         self._contexts: dict[str, Any] = {}
         self._voices: dict[str, Voice] = {}
         self._broken: SpeechError | None = None
+        self._turn_began: float | None = None  # by the monotonic clock
+        self._hung_s = math.inf  # after which a turn is taken for one that never ends
 
     def check(self) -> None:
         """See ``Checked``: a device that is lost does not come back within this process.
 
         Raises:
-            EngineFailed: The model cannot go on.
+            EngineFailed: The model cannot go on, or a turn of it does not end.
         """
         if self._broken is not None:
             raise self._broken
+        began = self._turn_began
+        if began is not None and (took := time.monotonic() - began) > self._hung_s:
+            raise EngineFailed(f"magpie: the GPU has not answered for {took:.0f} s.")
 
     # --- loading -------------------------------------------------------------
 
@@ -126,6 +132,7 @@ class MagpieSynthesizer(MagpieEngine):
             raise
         warmup_s = time.perf_counter() - started
         self._machine = machine
+        self._hung_s = HUNG_S if device == "cuda" else math.inf  # a CPU may be slow, and busy
         for name in self._files.geometry.speakers:
             self._voices[name] = self._voice(name)
         self._counts[f"{FALLBACK}magpie eager"] = machine.fallbacks
@@ -318,6 +325,7 @@ class MagpieSynthesizer(MagpieEngine):
         if scheduler is None or self._broken is not None:
             return False
         try:
+            self._turn_began = time.monotonic()
             return scheduler.turn()
         except Exception as error:
             failure = as_engine_error(error, "magpie")
@@ -325,6 +333,8 @@ class MagpieSynthesizer(MagpieEngine):
             self._broken = failure
             scheduler.fail(failure)
             return False
+        finally:
+            self._turn_began = None
 
     async def close(self) -> None:
         """Free everything; utterances under way fail."""

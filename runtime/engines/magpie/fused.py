@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from runtime.engines.cuda import shared_memory
 from runtime.engines.magpie import alignment
 from runtime.engines.magpie.decoder import Decoder
 from runtime.engines.magpie.folded import FoldedWeights
 from runtime.engines.magpie.launches import Launches
 from runtime.engines.magpie.projections import Tiles
-from runtime.engines.magpie.tiles import SHARING, tile_of
+from runtime.engines.magpie.tiles import SHARING, tiles_within
 from runtime.engines.magpie.workspace import Caches, Workspace
 
 
@@ -26,7 +27,7 @@ class FusedStep:
         decoder: Decoder,
         most: int,
         *,
-        tiles: Tiles = tile_of,
+        tiles: Tiles | None = None,
         sharing: int = SHARING,
     ) -> None:
         """Fold the weights of a decoder, and make room for steps of its slots.
@@ -34,7 +35,8 @@ class FusedStep:
         Args:
             decoder: Its weights are of half precision, and on a GPU.
             most: Slots of a step at the most, those included that only fill it up.
-            tiles: How a projection of some rows, to and from some width, is cut up.
+            tiles: How a projection of some rows, to and from some width, is cut up; by default
+                as is quickest, within the shared memory of the device.
             sharing: Slots of a step from which on rows without voice and text read the one
                 context that all such rows have.
         """
@@ -50,7 +52,7 @@ class FusedStep:
             rules,
             extent,
             Workspace.of(weights, rules, extent, most),
-            tiles,
+            tiles or tiles_within(shared_memory(device)),
             # Programmatic dependent launch came with Hopper.
             overlap=device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0),
         )

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.engines.cuda import shared_memory
 from runtime.engines.magpie.codec import SNAKE_EPS
 from runtime.engines.magpie.kernels import convolution as kernels
+from runtime.engines.magpie.tiles import stages_within
 
 _CARRY = 2048  # numbers of state that a program moves at once
 _MANY = 256  # programs, with which a GPU is busy
@@ -83,6 +85,7 @@ class Layer(ABC):
 
     def link(self, following: Layer | None, device: torch.device, dtype: torch.dtype) -> None:
         """Bring all to the device; ``following`` reads what this one writes."""
+        self._shared = shared_memory(device)
         self.after = following.past if following else 0
         begins = self._matrices(device, dtype)
         table = [
@@ -194,6 +197,7 @@ class Convolution(Layer):
         per_row = -(-times // (self._fold * self._dilation)) * self._dilation
         block = tile(columns, run.rows * per_row, self._adds)
         tiles = -(-run.rows * per_row // block.rows) * -(-columns // block.columns)
+        piece = 2 * (block.rows + block.columns) * block.inner  # half precision
         paths = len(self._taps)
         shared = residual is not raw
         kernels.convolve[(paths * tiles + run.rows * self._carriers,)](
@@ -227,7 +231,7 @@ class Convolution(Layer):
             BLOCK_K=block.inner,
             CARRY=_CARRY,
             num_warps=block.warps,
-            num_stages=block.stages,
+            num_stages=stages_within(block.stages, piece, self._shared),
         )
 
     def _matrices(self, device: torch.device, dtype: torch.dtype) -> list[tuple[int, int]]:

@@ -21,6 +21,7 @@ from runtime.engines.magpie.codec import Codec, IncrementalCodec, make_codec
 from runtime.engines.magpie.decoder import Decoder, make_step
 from runtime.engines.magpie.prefill import HISTORY, Chunk, Entry, Voice
 from runtime.engines.magpie.scheduler import FILLS, FRAMES, Part
+from runtime.engines.magpie.state import BROKEN
 from runtime.engines.steps import StepLog
 
 _TEXT_STEP = 64  # texts are padded to multiples of this
@@ -112,6 +113,7 @@ class MagpieMachine:
         self._texts = [*range(_TEXT_STEP, decoder.extent.text, _TEXT_STEP), decoder.extent.text]
         self._fills = _buckets(min(FILLS, slots))
         self._step_s: dict[int, float] = {}
+        self._spoiled: set[int] = set()  # slots that hold numbers that are none
         self._pinned = self._device.type == "cuda"
 
     def warm_up(self) -> float:
@@ -194,6 +196,9 @@ class MagpieMachine:
     def fill(self, parts: Sequence[tuple[int, Part]]) -> None:
         """Take a part into each of these slots; see ``Machine``."""
         with self._steps.timed("prefill", len(parts)):
+            for slot in self._spoiled.intersection(slot for slot, _ in parts):
+                self._decoder.state.forget(slot)
+                self._spoiled.remove(slot)
             entries = [self._entry(slot, part) for slot, part in parts]
             longest = max(len(entry.ids) for entry in entries)
             tokens = self._texts[bisect.bisect_left(self._texts, longest)]
@@ -206,6 +211,7 @@ class MagpieMachine:
         with self._steps.timed("step", len(slots)):
             (ended,) = self._graphs.run(("step", rows), self._step, (self._to_device(filled),))
             found: list[int] = ended.tolist()[: len(slots)]
+        self._spoiled.update(s for s, at in zip(slots, found, strict=True) if at == BROKEN)
         return found
 
     def decode(self, where: Sequence[tuple[int, int]], frames: int) -> list[bytes | None]:

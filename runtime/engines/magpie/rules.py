@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.engines.magpie.alignment import PriorRules
+from runtime.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,17 @@ class Rules:
 
     @classmethod
     def of(cls, model: Any, cfg: bool) -> Rules:
-        """Read them off NeMo's ``MagpieTTSModel``; ``cfg`` is classifier-free guidance."""
+        """Read them off NeMo's ``MagpieTTSModel``; ``cfg`` is classifier-free guidance.
+
+        Raises:
+            CheckpointError: No code could ever be drawn by them.
+        """
         parameters = model.inference_parameters
+        if int(parameters.topk) < 1:
+            raise CheckpointError(
+                f"The checkpoint's inference_parameters draw from the {int(parameters.topk)} "
+                "likeliest codes; give the engine `top_k`, 80 as published."
+            )
         layers = range(len(model.decoder.layers))
         use_prior = bool(parameters.apply_attention_prior)
         guided = parameters.apply_prior_to_layers or layers

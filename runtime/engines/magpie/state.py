@@ -126,6 +126,19 @@ class State:
             alignment=Alignment.of(slots, extent.text, device),
         )
 
+    def forget(self, slot: int) -> None:
+        """Zero what a slot keeps of its keys and values.
+
+        A text is only written over as much of the one before as it is long, and the rest is
+        masked: harmless numbers are not seen there, but 0 times NaN is NaN.
+        """
+        pair = self.keys.shape[1] // self.cross_keys.shape[1]
+        for cache in (self.keys, self.values):
+            cache[:, slot * pair : (slot + 1) * pair] = 0
+        for cache in (self.cross_keys, self.cross_values):
+            cache[:, slot] = 0
+        self.encoded[slot] = 0
+
     @property
     def bytes_per_slot(self) -> int:
         """What a slot keeps on the device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 
@@ -70,6 +71,31 @@ _TILES = {
     128: Tile(64, 16, 128, 5, 4),
     256: Tile(64, 32, 64, 6, 4),
 }
+
+
+_LEAST_STAGES = 2
+_SPARE = 10  # a tenth of the shared memory is for what is not a piece of an operand
+
+
+def stages_within(stages: int, piece: int, shared: int) -> int:
+    """As many of ``stages`` as fit where a program has ``shared`` bytes, for pieces of ``piece``.
+
+    One piece fewer than stages is kept there. Hopper keeps one for each, and has room for it;
+    GPUs such as the GB10 have less than half as much.
+    """
+    room = shared - shared // _SPARE
+    return max(_LEAST_STAGES, min(stages, 1 + room // piece))
+
+
+def tiles_within(shared: int) -> Callable[[int, int, int], Tile]:
+    """``tile_of``, for programs that have so many bytes of shared memory."""
+
+    def fitting(rows: int, n: int, k: int) -> Tile:
+        tile = tile_of(rows, n, k)
+        piece = 2 * (tile.rows + tile.columns) * tile.depth  # half precision
+        return replace(tile, stages=stages_within(tile.stages, piece, shared))
+
+    return fitting
 
 
 def tile_of(rows: int, n: int, k: int) -> Tile:

@@ -28,7 +28,9 @@ _LONGEST_TENSOR = 1 << 31  # numbers; NeMo splits the first convolution's batch 
 # Tensors of the first convolution that are alive at once: its output, and what masking and
 # activation make of it. By the peaks measured at 10 s and 60 s it is 2.9.
 _CONVOLUTION_COPIES = 3
-_SCORE_COPIES = 3  # of attention: by content, by position, and their softmax
+# Of attention in NeMo (RelPositionMultiHeadAttention.forward): by content 1, by position 2 (it is
+# twice as wide), their sum 1; and in forward_attention masked 1, softmax 1, masked again 1.
+_SCORE_COPIES = 7
 # Numbers alive for a frame of the widest layer, in widths d: the residual, norms, queries,
 # keys, values, and the feed-forward part (4 d) before and after its activation.
 _FRAME_WIDTHS = 16

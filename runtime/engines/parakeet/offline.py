@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from runtime.audio import silence_invalid
+from runtime.engines.cuda import is_device_failure
 from runtime.engines.embedded.segmenter import Segmenter, SegmentRules
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
@@ -33,6 +34,7 @@ from runtime.engines.parakeet.offline_options import read_offline_options
 from runtime.engines.parakeet.recording import RecordingStream
 from runtime.engines.parakeet.windows import SAMPLE_RATE, Layout
 from runtime.engines.parakeet.words import Tokens, sentences, utterance
+from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import CheckpointError, EngineFailed, Overloaded, SpeechError
 from runtime.memory.footprint import GIB
@@ -44,6 +46,7 @@ from runtime.speech import (
     RecognitionStream,
     RecognizerCapabilities,
     Samples,
+    Step,
     Transcript,
     Word,
 )
@@ -110,12 +113,27 @@ class ParakeetRecognizer:
         self._serving: asyncio.Task[None] | None = None
         self._streams: set[SegmentStream | RecordingStream] = set()
         self._whole = 0  # recordings in one piece under way
+        self._steps = StepLog()
+        self._lost: SpeechError | None = None
         self._closed = False
 
     @property
     def capabilities(self) -> RecognizerCapabilities:
         """Languages are those of the checkpoint, which finds out by itself which it hears."""
         return self._capabilities
+
+    def take_steps(self) -> Sequence[Step]:
+        """Batches; see ``Stepping``."""
+        return self._steps.take()
+
+    def check(self) -> None:
+        """See ``Checked``.
+
+        Raises:
+            EngineFailed: The device is lost.
+        """
+        if self._lost is not None:
+            raise self._lost
 
     async def load(self) -> LoadReport:
         """Restore the checkpoint and recognise a second of noise."""
@@ -259,7 +277,6 @@ class ParakeetRecognizer:
 
     def _live(self, options: RecognitionOptions) -> SegmentStream:
         async def decode(samples: Samples, background: bool) -> Decoded:
-            samples, _ = silence_invalid(samples)
             tokens = await self._tokens(samples, options, 0.0)  # somebody waits for an answer
             text, words = await asyncio.to_thread(self._read, tokens, len(samples))
             return Decoded(text, tuple(words) if options.words else ())
@@ -343,8 +360,10 @@ class ParakeetRecognizer:
         sounds = [job.samples for job in batch]
         boosts = [job.boost for job in batch]
         try:
-            found = await self._worker.run(model.recognize, sounds, boosts)
+            found = await self._worker.run(self._recognize, model, sounds, boosts)
         except SpeechError as error:
+            if isinstance(error.__cause__, Exception) and is_device_failure(error.__cause__):
+                self._lost = error
             if len(batch) == 1:
                 if not batch[0].done.done():
                     batch[0].done.set_exception(error)
@@ -359,6 +378,10 @@ class ParakeetRecognizer:
             for job, tokens in zip(batch, found, strict=True):
                 if not job.done.done():
                     job.done.set_result(tokens)
+
+    def _recognize(self, model: OfflineModel, sounds: Any, boosts: Any) -> list[Tokens]:
+        with self._steps.timed("batch", len(sounds)):
+            return model.recognize(sounds, boosts)
 
     def _read(self, tokens: Tokens, samples: int) -> tuple[str, list[Word]]:
         """Text and words; times since the first sample, also where silence was put before it."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.engines.cuda import is_out_of_memory
+from runtime.engines.cuda import is_out_of_memory, side_stream
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class EncoderGraphs:
 
         signal, lengths = self._inputs(size)
         lengths.fill_(size.samples)
-        side = torch.cuda.Stream()
+        side = side_stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):

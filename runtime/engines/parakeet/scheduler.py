@@ -112,16 +112,20 @@ class Scheduler:
             raise Overloaded(f"All {self._slots} recognition slots are taken.")
         return Lane(self._free.pop(), owner)
 
-    def close(self, lane: Lane) -> None:
-        """Free the slot: now, or with the end of the step that it is in. Harmless again."""
-        if lane._closed:
-            return
-        lane._closed = True
-        self._ready.pop(lane, None)
-        lane._blocks.clear()
-        lane.backlog = 0
-        if not lane._busy:
-            self._free.append(lane.row)
+    def close(self, lane: Lane) -> bool:
+        """Free the slot: now, or with the end of the step that it is in. Harmless again.
+
+        Returns:
+            Whether it is free.
+        """
+        if not lane._closed:
+            lane._closed = True
+            self._ready.pop(lane, None)
+            lane._blocks.clear()
+            lane.backlog = 0
+            if not lane._busy:
+                self._free.append(lane.row)
+        return not lane._busy
 
     def push(self, lane: Lane, samples: Samples) -> None:
         """Add samples, which are kept as they are until they are taken."""

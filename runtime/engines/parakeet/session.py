@@ -6,6 +6,7 @@ The model's thread hands over what a step said; everything else happens on the e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
@@ -20,6 +21,7 @@ from runtime.speech import PartialTranscript, RecognitionEvent, Samples
 
 _MAX_BACKLOG_S = 30.0  # audio that a stream may hold unheard before push() waits
 _BLOCK_S = 2.0  # of audio that push() checks that for
+_STEP_S = 2.0  # longer than any step
 
 
 class Steps(Protocol):
@@ -37,8 +39,8 @@ class Steps(Protocol):
         """The utterance ends here."""
         ...
 
-    def leave(self, lane: Lane) -> None:
-        """The stream is over; its slot can be had."""
+    def leave(self, lane: Lane) -> bool:
+        """The stream is over; whether its slot can be had, or only after the step it is in."""
         ...
 
 
@@ -77,6 +79,7 @@ class ParakeetStream:
         self._start = 0  # of the utterance that is being heard
         self._ended = False  # by finish() or close()
         self._over = False  # nothing more will come
+        self._free = asyncio.Event()  # the slot can be had
 
     # --- the caller's side ---------------------------------------------------
 
@@ -136,6 +139,10 @@ class ParakeetStream:
         """Free the slot; see ``RecognitionStream.close``."""
         self._ended = True
         self._leave()
+        # Whoever is told that the slot is free must find it so.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STEP_S):
+                await self._free.wait()
 
     def _check_open(self) -> None:
         if self._failure is not None:
@@ -148,6 +155,7 @@ class ParakeetStream:
     def hear(self, work: Work, said: Said) -> None:
         """Take what a part of a step said."""
         if self._over:
+            self._free.set()
             return
         self._room.set()
         end = self._ends[0] if self._ends else None
@@ -167,15 +175,18 @@ class ParakeetStream:
 
     def fail(self, error: SpeechError) -> None:
         """End the stream with an error, which its caller gets from whatever is called next."""
-        if not self._over:
-            self._failure = error
-            self._leave()
+        if self._over:
+            self._free.set()
+            return
+        self._failure = error
+        self._leave()
 
     def _leave(self) -> None:
         self._over = True
         self._room.set()
         self._news.set()
-        self._steps.leave(self.lane)
+        if self._steps.leave(self.lane):
+            self._free.set()
         self._on_over(self)
 
     def _emit(self, event: RecognitionEvent) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from runtime.engines.cuda import is_out_of_memory, side_stream
 from runtime.engines.parakeet.checkpoint import Parakeet
 from runtime.engines.parakeet.chunks import NOTHING, Chunk, Said
 from runtime.engines.parakeet.encoder import StreamingEncoder
@@ -169,6 +170,8 @@ class StreamingModel:
                 for what in ("step", "more"):
                     self._graphs[bucket, what] = _captured(self._work(bucket, what), pool)
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 for what in ("step", "more"):
                     self._graphs.pop((bucket, what), None)
                 self.eager.append(bucket)
@@ -188,7 +191,7 @@ class StreamingModel:
 
 
 def _captured(work: Callable[[], None], pool: Any) -> Any:
-    side = torch.cuda.Stream()
+    side = side_stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.no_grad():
         with torch.cuda.stream(side):  # what is made lazily must be made before the capture

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from runtime.engines.cuda import as_engine_error
+from runtime.engines.cuda import HUNG_S, as_engine_error, is_device_failure
 from runtime.engines.nemo import pick_device
 from runtime.engines.parakeet.checkpoint import inspect, load
 from runtime.engines.parakeet.chunks import NOTHING, Chunk, Said
@@ -27,6 +28,7 @@ from runtime.engines.parakeet.options import read_streaming_options
 from runtime.engines.parakeet.scheduler import Lane, Scheduler, Work
 from runtime.engines.parakeet.session import ParakeetStream
 from runtime.engines.parakeet.transcript import Pieces, Transcriber, Vocabulary
+from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
 from runtime.errors import ConfigError, EngineFailed, SpeechError
 from runtime.memory.footprint import GIB
@@ -37,6 +39,7 @@ from runtime.speech import (
     RecognitionOptions,
     RecognizerCapabilities,
     Samples,
+    Step,
     Transcript,
 )
 
@@ -79,6 +82,7 @@ class _Step:
 
     works: list[Work]
     prepared: Any = None
+    launched: float = 0.0  # by the performance counter
     failure: SpeechError | None = None
     said: list[Said] = field(default_factory=list)
 
@@ -92,8 +96,11 @@ class StepLoop:
         self._lock = threading.Lock()  # around the scheduler, and whether the steps run
         self._running = False
         self._model: Model | None = None
+        self._broken: SpeechError | None = None
+        self._step_began: float | None = None  # by the monotonic clock
         self.steps = 0
         self.failed_steps = 0
+        self.log = StepLog()
 
     def start(self, model: Model | None) -> None:
         """Step with this model from now on; None ends it after the step under way."""
@@ -122,10 +129,22 @@ class StepLoop:
             self._scheduler.end(lane, request, last=last)
         self._go()
 
-    def leave(self, lane: Lane) -> None:
+    def leave(self, lane: Lane) -> bool:
         """See ``Steps``."""
         with self._lock:
-            self._scheduler.close(lane)
+            return self._scheduler.close(lane)
+
+    def check(self, hung_s: float) -> None:
+        """See ``Checked``; a step that takes longer than ``hung_s`` will never end.
+
+        Raises:
+            EngineFailed: The model cannot go on.
+        """
+        if self._broken is not None:
+            raise self._broken
+        began = self._step_began
+        if began is not None and (took := time.monotonic() - began) > hung_s:
+            raise EngineFailed(f"{self._name}: the GPU has not answered for {took:.0f} s.")
 
     @property
     def taken(self) -> int:
@@ -194,11 +213,21 @@ class StepLoop:
 
     def _launch(self, model: Model, step: _Step) -> None:
         if step.prepared is not None:
+            step.launched = time.perf_counter()
             model.launch(step.prepared)
             self.steps += 1
 
     def _collect(self, model: Model, step: _Step) -> None:
-        said = iter([] if step.prepared is None else model.collect(step.prepared))
+        heard: list[Said] = []
+        if step.prepared is not None:
+            self._step_began = time.monotonic()
+            try:
+                heard = model.collect(step.prepared)
+            finally:
+                self._step_began = None
+            ms = (time.perf_counter() - step.launched) * 1e3
+            self.log.add("step", ms, len(heard))
+        said = iter(heard)
         step.said = [NOTHING if work.chunk is None else next(said) for work in step.works]
 
     def _guard(self, step: _Step, part: Callable[[Model, _Step], None]) -> None:
@@ -216,6 +245,8 @@ class StepLoop:
             self.failed_steps += 1
             _log.exception("%s: a step with %d streams failed", self._name, len(step.works))
             step.failure = as_engine_error(error, self._name)
+            if is_device_failure(error):
+                self._broken = step.failure
 
     def _hand_over(self, step: _Step) -> None:
         for loop in {_owner(work).loop for work in step.works}:  # in a replica: the one there is
@@ -230,8 +261,12 @@ class StepLoop:
             if step.failure is not None:
                 # What its state holds after half a step nobody knows.
                 stream.fail(step.failure)
-            else:
+                continue
+            try:
                 stream.hear(work, step.said[index])
+            except Exception as error:  # must not cost the other streams of the step their words
+                _log.exception("%s: what a stream said cannot be read", self._name)
+                stream.fail(as_engine_error(error, self._name))
 
 
 def _owner(work: Work) -> ParakeetStream:
@@ -286,6 +321,7 @@ class StreamingParakeetRecognizer:
         self._model: StreamingModel | None = None
         self._vocabulary: Vocabulary | None = None
         self._streams: set[ParakeetStream] = set()
+        self._hung_s = math.inf  # a CPU may be slow, and busy
 
     @property
     def capabilities(self) -> RecognizerCapabilities:
@@ -301,11 +337,24 @@ class StreamingParakeetRecognizer:
             "graph_fallbacks": len(self._model.eager) if self._model else 0,
         }
 
+    def take_steps(self) -> Sequence[Step]:
+        """Steps from their launch to their result; see ``Stepping``."""
+        return self._loop.log.take()
+
+    def check(self) -> None:
+        """See ``Checked``.
+
+        Raises:
+            EngineFailed: The device is lost, or does not answer.
+        """
+        self._loop.check(self._hung_s)
+
     async def load(self) -> LoadReport:
         """Restore the checkpoint, allocate all slots, and capture the graphs."""
         report = await self._worker.run(self._load)
         if self._model is not None and report.details["device"] == "cuda":
             sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
+            self._hung_s = HUNG_S
         self._loop.start(self._model)
         return report
 
