@@ -181,12 +181,27 @@ def test_a_missing_codec_fails_and_its_magpie_is_not_tried(store: Any) -> None:
     assert {line.found for line in rest} == {"did not run: there is no codec for it"}
 
 
-def test_a_parakeet_is_looked_into_and_not_run_yet(store: Any) -> None:
-    archive, *rest = of_checkpoints(store({PARAKEET: tiny_models.nemo(tiny_models.parakeet())}))
-    assert (archive.verdict, archive.found) == ("pass", "EncDecRNNTBPEModel; weights not read")
-    assert [line.what for line in rest] == [*trials.ON_CPU, *trials.ON_GPU]
-    assert all("not part of this release yet" in line.found for line in rest)
-    assert {line.verdict for line in rest} == {"warn"}
+def test_a_parakeet_that_is_no_shape_that_is_known_is_not_tried(store: Any) -> None:
+    settings = store({PARAKEET: tiny_models.nemo(tiny_models.codec())})
+    archive, *rest = of_checkpoints(settings)
+    assert (archive.subject, archive.what, archive.verdict) == (PARAKEET, "archive", "fail")
+    assert archive.mend == f"speech models pull {PARAKEET}"
+    assert [line.what for line in rest] == [*trials.ON_CPU, *trials.ON_GPU_AGAIN]
+    assert {line.found for line in rest} == {"did not run: its archive failed"}
+
+
+@pytest.mark.skipif(find_spec("nemo") is None, reason="needs the extra `nemo`")
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_sound_parakeet_loads_and_listens(
+    store: Any, tiny_parakeet: Callable[..., Path], streaming: bool
+) -> None:
+    settings = store({PARAKEET: tiny_parakeet(streaming=streaming).read_bytes()})
+    found = {line.what: line for line in of_checkpoints(settings)}
+    for what in ("archive", *trials.ON_CPU):
+        assert found[what].verdict == "pass", found[what]
+    assert "2 s of audio" in found["CPU inference"].found
+    for what in trials.ON_GPU_AGAIN:
+        assert found[what].found.startswith("did not run: no GPU")
 
 
 @pytest.mark.skipif(find_spec("nemo") is None, reason="needs the extra `nemo`")

@@ -9,6 +9,7 @@ from pathlib import Path
 from runtime.engines.archive import NemoArchive
 from runtime.engines.magpie.geometry import read_codec, read_geometry
 from runtime.engines.models import MAGPIE
+from runtime.engines.parakeet.geometry import read_geometry as parakeet_geometry
 from runtime.engines.trials.group import LIMIT_S, Group, run
 from runtime.engines.trials.line import Line, skipped
 from runtime.errors import CheckpointError
@@ -22,9 +23,11 @@ MACHINE = "this machine"
 ARCHIVE = "archive"
 ON_CPU = ("basic load", "CPU inference")
 ON_GPU = ("GPU inference", "eager mode")
+ON_GPU_AGAIN = ("GPU inference", "once more, warm")
 GRAPHS, NVRTC, TRITON = "CUDA-graph mode (torch)", "NVRTC", "Triton"
 
 _SYNTHESIS = "runtime.engines.trials.synthesis"
+_RECOGNITION = "runtime.engines.trials.recognition"
 _PULL = "speech models pull NAME, or give --weights and --codec; see speech models list"
 
 
@@ -46,7 +49,7 @@ class Checkpoint:
 
     @property
     def is_magpie(self) -> bool:
-        """Whether the engines of this release run it."""
+        """Whether it speaks; the others listen."""
         return self.model is None or self.model.name in MAGPIE
 
 
@@ -84,7 +87,7 @@ def matrix(
         yield codec_line
     for checkpoint in checkpoints:
         if not checkpoint.is_magpie:
-            yield from _planned(checkpoint)
+            yield from _parakeet(checkpoint, no_gpu, limit_s)
         else:
             sound = codec if codec_line is not None and codec_line.verdict == "pass" else None
             yield from _magpie(checkpoint, sound, no_gpu, limit_s)
@@ -137,18 +140,22 @@ def _codec_line(codec: Path | None) -> Line:
     )
 
 
-def _planned(checkpoint: Checkpoint) -> Iterator[Line]:
+def _parakeet(checkpoint: Checkpoint, no_gpu: str, limit_s: float) -> Iterator[Line]:
     name, mend = checkpoint.name, checkpoint.mend
-    archive = NemoArchive(checkpoint.path)
+    path = checkpoint.path.expanduser()
     try:
-        archive.check_complete()
-        target = str(archive.config().get("target", "")).rpartition(".")[2]
+        NemoArchive(path).check_complete()
+        geometry = parakeet_geometry(path)
     except (CheckpointError, OSError) as error:
         yield Line(name, ARCHIVE, "fail", str(error), mend)
-    else:
-        yield Line(name, ARCHIVE, "pass", f"{target or 'no class named'}; weights not read")
-    for trial in (*ON_CPU, *ON_GPU):
-        yield skipped(name, trial, "its engine is not part of this release yet")
+        for trial in (*ON_CPU, *ON_GPU_AGAIN):
+            yield skipped(name, trial, "its archive failed")
+        return
+    yield Line(name, ARCHIVE, "pass", geometry.describe())
+    options = {"weights": str(path), "streaming": geometry.streaming}
+    yield from run(Group(name, ON_CPU, f"{_RECOGNITION}:on_cpu", options, mend=mend), limit_s)
+    on_gpu = Group(name, ON_GPU_AGAIN, f"{_RECOGNITION}:on_gpu", options, gpu=True, mend=mend)
+    yield from _with_gpu(on_gpu, no_gpu, limit_s)
 
 
 def _magpie(
