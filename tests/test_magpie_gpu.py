@@ -84,13 +84,37 @@ def test_graphs_give_what_eager_work_gives_and_that_is_nemos_audio(
             if isinstance(engine, MagpieSynthesizer)
             else [pcm(speak(engine, THREE, voice=voice, seed=1)) for voice in VOICES]
         )
-        assert engine is not engines[0] or "0 eager" in report.details["graphs"]
+        assert engine is not engines[0] or ", 0 eager" in report.details["graphs"]
         asyncio.run(engine.close())
     graphs, eager, reference = heard
     for ours, plainly, nemos in zip(graphs, eager, reference, strict=True):
         assert difference(ours, plainly) <= 16  # cuDNN may pick other convolutions
         assert difference(ours, nemos) <= 16
     assert len(set(reference)) == len(set(VOICES))
+
+
+def test_fused_kernels_in_graphs_give_what_they_give_without_and_all_are_there_at_the_start(
+    options: dict[str, Any],
+) -> None:
+    from triton import knobs
+
+    heard: list[list[bytes]] = []
+    compiled: list[str] = []
+    for graphs in (True, False):
+        engine = MagpieSynthesizer(**options, dtype="bfloat16", slots=8, cuda_graphs=graphs)
+        report = asyncio.run(engine.load())
+        assert report.details["kernels"] == "step fused, codec fused"
+        assert not graphs or ", 0 eager" in report.details["graphs"]
+        knobs.runtime.jit_post_compile_hook = lambda **what: compiled.append(what["repr"])
+        try:  # one at a time: bfloat16 rounds otherwise in another batch
+            heard.append([*(spoken(engine, (voice,))[0] for voice in VOICES)])
+            spoken(engine, VOICES)
+        finally:
+            knobs.runtime.jit_post_compile_hook = None
+        asyncio.run(engine.close())
+    assert compiled == [], "after the warm-up"
+    assert all(difference(one, other) <= 16 for one, other in zip(*heard, strict=True))
+    assert len(set(heard[0])) == len(set(VOICES))
 
 
 def test_the_first_request_is_as_fast_as_the_tenth(options: dict[str, Any]) -> None:

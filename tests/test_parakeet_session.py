@@ -196,6 +196,87 @@ def test_more_streams_than_slots_are_refused_and_a_slot_that_is_left_is_had_agai
     play(script)
 
 
+def test_a_slot_is_only_said_to_be_free_once_the_step_that_it_is_in_has_ended() -> None:
+    async def script(f: Fixture) -> None:
+        stream, *_ = [f.open() for _ in range(4)]
+        f.model.may_go_on.clear()
+        await stream.push(said(1, 2))
+        await f.model_is_busy()
+        closing = asyncio.create_task(stream.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            f.open()
+        assert not closing.done()
+        f.model.may_go_on.set()
+        await closing
+        await f.open().close()
+
+    play(script)
+
+
+def test_a_gpu_that_is_lost_or_hangs_fails_the_check_and_a_failed_step_does_not() -> None:
+    async def script(f: Fixture) -> None:
+        for failure, lost in (("out of luck", False), ("CUDA error: unspecified launch", True)):
+            stream = f.open()
+            f.steps.check(hung_s=60)
+            f.model.failure = RuntimeError(failure)
+            await stream.push(said(1, 2))
+            with pytest.raises(EngineFailed):
+                await events_of(stream)
+            if lost:
+                with pytest.raises(EngineFailed, match="unspecified launch"):
+                    f.steps.check(hung_s=60)
+
+    async def hang(f: Fixture) -> None:
+        f.model.may_go_on.clear()
+        stream = f.open()
+        await stream.push(said(1, 2))
+        await f.model_is_busy()
+        f.steps.check(hung_s=60)
+        with pytest.raises(EngineFailed, match="has not answered"):
+            f.steps.check(hung_s=0)
+        f.model.may_go_on.set()
+        await stream.close()
+        f.steps.check(hung_s=0)
+
+    play(script)
+    play(hang)
+
+
+def test_what_cannot_be_read_of_one_stream_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def script(f: Fixture) -> None:
+        spoilt, sound = f.open(), f.open()
+        monkeypatch.setattr(spoilt, "hear", lambda *_: {}["no such token"])
+        f.model.may_go_on.clear()
+        first = f.open()
+        await first.push(said(9, 9))
+        await f.model_is_busy()
+        for stream in (spoilt, sound):  # for the same step
+            await stream.push(said(1, 2))
+            await stream.finish()
+        f.model.may_go_on.set()
+        with pytest.raises(EngineFailed, match="no such token"):
+            await events_of(spoilt)
+        assert [final.text for final in await finals_of(sound)] == ["1 2"]
+        assert f.model.batches[1] == 2
+
+    play(script)
+
+
+def test_steps_are_noted_with_their_batches() -> None:
+    async def script(f: Fixture) -> None:
+        stream = f.open()
+        await stream.push(said(1, 2))
+        await f.idle()
+        (step,) = f.steps.log.take()
+        assert (step.stage, step.batch) == ("step", 1)
+        assert step.ms > 0
+
+    play(script)
+
+
 def test_a_thousand_callers_that_drop_leave_no_slot_taken() -> None:
     async def script(f: Fixture) -> None:
         for number in range(1000):

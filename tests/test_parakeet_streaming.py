@@ -96,6 +96,9 @@ class Callers:
             self.step()
 
 
+LONG = babble(13.0, 60)  # more than twice the 5.6 s of the past that the encoder keeps
+
+
 def heard_alone(model: StreamingModel, clip: Samples) -> list[int]:
     callers = Callers(model)
     lane = callers.open()
@@ -106,6 +109,15 @@ def heard_alone(model: StreamingModel, clip: Samples) -> list[int]:
 
 
 # --- tokens ------------------------------------------------------------------
+
+
+def test_tokens_are_nemos_long_after_the_past_that_is_kept_has_filled_up(
+    model: StreamingModel, reference: NemoPipeline
+) -> None:
+    assert len(LONG) > 2 * model.hop * 8 * 70
+    expected = reference.hear([LONG])[0][0]
+    assert len(expected) > 10
+    assert heard_alone(model, LONG) == expected
 
 
 @pytest.mark.parametrize("right_context", [0, 1, 6, 13])
