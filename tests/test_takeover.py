@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted_engines import mark_of
+from scripted_engines import UNPLUGS, mark_of
 
 from runtime.client import SpeechClient
 from runtime.replica import ReplicaInfo
@@ -201,6 +202,39 @@ def test_an_utterance_goes_on_where_its_replica_lost_its_device_and_that_is_repl
     assert np.array_equal(samples, np.arange(len(samples)) % 30_000)
     assert len(before & now) == 1
     run(replicas(pair, "TTS", 2))
+
+
+def test_a_session_goes_on_where_its_replica_lost_its_device_and_that_is_replaced(
+    pair, run
+) -> None:
+    number = random.randrange(1_000, 30_000)
+    unplugs = np.array([UNPLUGS, number], "<i2").tobytes() + BLOCK[4:]
+
+    async def listen() -> tuple[str, int, set[str], set[str]]:
+        before = {replica.replica for replica in await pair.replicas("ASR")}
+        async with pair.open_recognition(sample_rate=RATE) as session:
+            for block in (BLOCK, unplugs, BLOCK):
+                await session.push(block)
+                await session.flush()
+            final = await session.finalize()
+            moves = session.moves
+        known = pair.known_replicas("ASR")
+        lost = asyncio.Event()
+        unsubscribe = known.subscribe(lost.set)
+        async with asyncio.timeout(RESTART_S):
+            while len(before & (now := {r.replica for r in await pair.replicas("ASR")})) == 2:
+                lost.clear()
+                await lost.wait()
+        unsubscribe()
+        return final.text, moves, before, now
+
+    try:
+        text, moves, before, now = run(listen())
+    finally:
+        mark_of(str(number)).unlink()
+    assert (text, moves) == (f"{3 * 640} samples", 1)
+    assert len(before & now) == 1
+    run(replicas(pair, "ASR", 2))
 
 
 def test_a_recording_in_one_call_is_recognised_elsewhere_if_its_replica_dies(pair, run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from runtime.speech import (
 )
 
 RATE = 8_000
+UNPLUGS = 31_123  # PCM16; the next sample is the number of whoever asks for it
 
 
 class ScriptedSynthesizer(Weightless):
@@ -103,9 +104,14 @@ class BrokenSynthesizer(ScriptedSynthesizer):
 
 
 class ScriptedRecognizer(Weightless):
-    """Hears how many samples there were; a partial each second, a final when asked."""
+    """Hears how many samples there were; a partial each second, a final when asked.
+
+    A push that begins with ``UNPLUGS`` and a number loses the device of the replica that is the
+    first to hear it.
+    """
 
     def __init__(self, *, slots: int = 4) -> None:
+        self._lost = False
         self.capabilities = RecognizerCapabilities(
             languages=("en", "de"), sample_rate=RATE, streaming=True, words=True, slots=slots
         )
@@ -114,9 +120,19 @@ class ScriptedRecognizer(Weightless):
     def open(self, options: RecognitionOptions) -> ScriptedStream:
         if len(self._open) >= self.capabilities.slots:
             raise Overloaded("all scripted slots are taken", retry_after_s=0.5)
-        stream = ScriptedStream(self._open, options)
+        stream = ScriptedStream(self._open, options, self._hear)
         self._open.add(stream)
         return stream
+
+    def check(self) -> None:
+        if self._lost:
+            raise EngineFailed("the scripted device is lost")
+
+    def _hear(self, samples: Samples) -> None:
+        first, number = (int(sample) for sample in np.round(samples[:2] * 32_768))
+        if first == UNPLUGS and _first_to_touch(mark_of(str(number))):
+            self._lost = True
+        self.check()
 
     async def transcribe(self, samples: Samples, options: RecognitionOptions) -> Transcript:
         seconds = len(samples) / RATE
@@ -128,14 +144,22 @@ class ScriptedRecognizer(Weightless):
 class ScriptedStream(CountingStream):
     """Also heeds the options, says what is left at its end, and takes nothing after it."""
 
-    def __init__(self, siblings: set[CountingStream], options: RecognitionOptions) -> None:
+    def __init__(
+        self,
+        siblings: set[CountingStream],
+        options: RecognitionOptions,
+        hear: Callable[[Samples], None],
+    ) -> None:
         super().__init__(siblings, RATE)
         self._options = options
+        self._hear = hear
         self._over = False
 
     async def push(self, samples: Samples) -> None:
         if self._over:
             raise SessionClosed("the scripted stream has ended")
+        if len(samples) > 1:
+            self._hear(samples)
         await super().push(samples)
 
     async def finish(self) -> None:
