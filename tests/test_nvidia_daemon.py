@@ -141,14 +141,11 @@ def daemon_with_nvidia(
         "weights": str(tiny_parakeet(streaming=True)),
         "dtype": "float32",
     }
-    args["tts"] = {
-        "engine": "magpie-reference",
-        "options": {
-            "weights": str(tiny_magpie(stacking=2, max_decoder_steps=40, eos_bias=-100.0)),
-            "codec": str(tiny_codec),
-            "device": "cpu",
-            "normalizer": "rules",
-        },
+    assert args["tts"]["engine"] == "magpie"
+    args["tts"]["options"] = small | {
+        "weights": str(tiny_magpie(stacking=2, max_decoder_steps=40, eos_bias=-100.0)),
+        "codec": str(tiny_codec),
+        "normalizer": "rules",
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # tiny tensors gain nothing from a second thread

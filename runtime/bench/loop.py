@@ -34,8 +34,9 @@ class Held:
 class LoopWatch:
     """Durations of callbacks: of processor time and elapsed time the lesser.
 
-    A busy machine does not count as a blocked loop; and on a virtual one the processor time of
-    a thread now and then leaps by milliseconds within microseconds.
+    A busy machine does not count as a blocked loop, and so a callback that sleeps or waits for a
+    lock does not either: that is what ruff's rules for asyncio are for. On a virtual machine the
+    processor time of a thread now and then leaps by milliseconds within microseconds.
 
     Attributes:
         longest: The longest callbacks so far, longest first.
