@@ -19,8 +19,10 @@ from runtime.engines.trials import nvrtc, triton
 from runtime.engines.trials.group import Group, run
 from runtime.engines.trials.line import Line
 from runtime.engines.trials.matrix import MACHINE, matrix
+from runtime.engines.trials.twice import twice
 from runtime.models.catalogue import CODEC
 from runtime.settings import Settings
+from runtime.speech import LoadReport
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 MAGPIE = "magpie_tts_multilingual_357m"
@@ -221,6 +223,24 @@ def test_a_sound_checkpoint_loads_and_speaks(
     for what in ("GPU inference", "eager mode", "CUDA-graph mode (torch)"):
         assert found[what]["verdict"] == "warn"
         assert found[what]["found"].startswith("did not run: no GPU")
+
+
+@pytest.mark.parametrize(("again", "verdict"), [("one", "pass"), ("other", "warn")])
+def test_what_a_gpu_gives_is_compared_with_what_it_gives_again(again: str, verdict: str) -> None:
+    given = iter([("one", 2.0), (again, 0.5)])
+    first, second = twice(
+        lambda: next(given),
+        lambda what, seconds: f"{what} in {seconds} s",
+        LoadReport(3.0, 1.0, {"dtype": "bfloat16"}),
+        warm=", warm",
+        same="the same",
+        other="another",
+        mend="a mend",
+    )
+    assert first.verdict == "pass"
+    assert first.found.startswith("one in 2.0 s; bfloat16, restored in 3.0 s, torch held")
+    assert (second.verdict, bool(second.mend)) == (verdict, verdict == "warn")
+    assert second.found.startswith(f"{again} in 0.5 s, warm; ")
 
 
 def test_an_overwritten_byte_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,22 @@ def test_an_utterance_goes_on_from_the_very_sample_where_its_replica_was_killed(
     assert b"".join(c.pcm for c in chunks) == b"".join(c.pcm for c in undisturbed)
 
 
+async def one_lost(client: SpeechClient, deployment: str, before: set[str]) -> set[str]:
+    """The replicas of a deployment, once one of two is not among them any more."""
+    lost = asyncio.Event()
+    unsubscribe = client.known_replicas(deployment).subscribe(lost.set)
+    try:
+        async with asyncio.timeout(RESTART_S):
+            while True:
+                lost.clear()
+                now = {replica.replica for replica in await client.replicas(deployment)}
+                if len(before & now) < 2:
+                    return now
+                await lost.wait()
+    finally:
+        unsubscribe()
+
+
 def test_an_utterance_goes_on_where_its_replica_lost_its_device_and_that_is_replaced(
     pair, run
 ) -> None:
@@ -184,15 +200,7 @@ def test_an_utterance_goes_on_where_its_replica_lost_its_device_and_that_is_repl
         before = {replica.replica for replica in await pair.replicas("TTS")}
         async with pair.synthesize(text, seed=1) as reply:
             chunks = [chunk async for chunk in reply]
-        lost = asyncio.Event()
-        known = pair.known_replicas("TTS")
-        unsubscribe = known.subscribe(lost.set)
-        async with asyncio.timeout(RESTART_S):
-            while len(before & (now := {r.replica for r in await pair.replicas("TTS")})) == 2:
-                lost.clear()
-                await lost.wait()
-        unsubscribe()
-        return chunks, before, now
+        return chunks, before, await one_lost(pair, "TTS", before)
 
     try:
         chunks, before, now = run(speak())
@@ -218,15 +226,7 @@ def test_a_session_goes_on_where_its_replica_lost_its_device_and_that_is_replace
                 await session.flush()
             final = await session.finalize()
             moves = session.moves
-        known = pair.known_replicas("ASR")
-        lost = asyncio.Event()
-        unsubscribe = known.subscribe(lost.set)
-        async with asyncio.timeout(RESTART_S):
-            while len(before & (now := {r.replica for r in await pair.replicas("ASR")})) == 2:
-                lost.clear()
-                await lost.wait()
-        unsubscribe()
-        return final.text, moves, before, now
+        return final.text, moves, before, await one_lost(pair, "ASR", before)
 
     try:
         text, moves, before, now = run(listen())

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engines import cuda
 from runtime.engines.parakeet.offline import ParakeetRecognizer
 from runtime.engines.parakeet.streaming import StreamingParakeetRecognizer
 from runtime.engines.trials.line import Outcome
-from runtime.memory.footprint import GIB
+from runtime.engines.trials.twice import twice
 from runtime.speech import LoadReport, RecognitionOptions, Samples
 
 SECONDS = 2.0
@@ -42,20 +41,15 @@ def on_gpu(options: Mapping[str, Any]) -> Iterator[Outcome]:
     The second is with the engine warm; it is what the graphs give where there are graphs.
     """
     with _loaded(options, "cuda") as (runner, engine, loaded):
-        first, seconds = runner.run(_hear(engine))
-        peak = cuda.allocator_peak() / GIB
-        yield Outcome(
-            "pass",
-            f"{_pace(seconds)}; {loaded.details['dtype']}, restored in {loaded.seconds:.1f} s, "
-            f"torch held {peak:.2f} GiB at the most",
+        yield from twice(
+            lambda: runner.run(_hear(engine)),
+            lambda _, seconds: _pace(seconds),
+            loaded,
+            warm=", warm",
+            same="the same text for the same audio",
+            other="another text for the same audio",
+            mend="a kernel that is not deterministic: texts may differ by a word on this device",
         )
-        again, seconds = runner.run(_hear(engine))
-        found = f"{_pace(seconds)}, warm"
-        if again == first:
-            yield Outcome("pass", f"{found}; the same text for the same audio")
-        else:
-            mend = "a kernel that is not deterministic: texts may differ by a word on this device"
-            yield Outcome("warn", f"{found}; another text for the same audio", mend)
 
 
 @contextmanager

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from runtime.engines import cuda
 from runtime.engines.magpie.reference import MagpieReference
 from runtime.engines.trials.line import Outcome
-from runtime.memory.footprint import GIB
+from runtime.engines.trials.twice import twice
 from runtime.requests import resolve_synthesis
 from runtime.speech import LoadReport, SynthesisRequest
 
@@ -41,20 +40,15 @@ def on_gpu(options: Mapping[str, Any]) -> Iterator[Outcome]:
     The second is NeMo's own loop as it is, without CUDA graphs, once it is warm.
     """
     with _loaded(options, "cuda") as (runner, engine, loaded):
-        pcm, seconds = runner.run(_speak(engine))
-        peak = cuda.allocator_peak() / GIB
-        yield Outcome(
-            "pass",
-            f"{_pace(engine, pcm, seconds)}; {loaded.details['dtype']}, restored in "
-            f"{loaded.seconds:.1f} s, torch held {peak:.2f} GiB at the most",
+        yield from twice(
+            lambda: runner.run(_speak(engine)),
+            lambda pcm, seconds: _pace(engine, pcm, seconds),
+            loaded,
+            warm="; NeMo's own loop, no graphs",
+            same="the same audio for the same seed",
+            other="other audio for the same seed",
+            mend="a kernel that is not deterministic: seeds do not repeat audio on this device",
         )
-        again, seconds = runner.run(_speak(engine))
-        found = f"{_pace(engine, again, seconds)}; NeMo's own loop, no graphs"
-        if again == pcm:
-            yield Outcome("pass", f"{found}; the same audio for the same seed")
-        else:
-            mend = "a kernel that is not deterministic: seeds do not repeat audio on this device"
-            yield Outcome("warn", f"{found}; other audio for the same seed", mend)
 
 
 @contextmanager
