@@ -265,8 +265,8 @@ def test_peak_memory_of_a_process_that_cannot_be_read_is_missing() -> None:
 
 
 def burn(seconds: float) -> None:
-    until = time.thread_time() + seconds
-    while time.thread_time() < until:
+    ran, elapsed = time.thread_time() + seconds, time.monotonic() + seconds
+    while time.thread_time() < ran or time.monotonic() < elapsed:
         pass
 
 
@@ -291,8 +291,8 @@ def test_who_holds_the_loop_is_named_with_what_garbage_took_of_it() -> None:
         with watch.watching():
             for coroutine in (busy(), untidy()):
                 await asyncio.create_task(coroutine, name=coroutine.__name__)
-            asyncio.get_running_loop().call_soon(burn, 0.01)
-            await asyncio.sleep(0.02)
+            asyncio.get_running_loop().call_soon(burn, 0.02)
+            await asyncio.sleep(0.04)
         burn(0.01)
 
     asyncio.run(main())

@@ -249,6 +249,7 @@ class _FakeLine:
 
     def open_recognition(self, options: Any) -> _Session:
         self.sessions.append(_Session(self))
+        self.changed()
         return self.sessions[-1]
 
     async def info(self) -> dict[str, Any]:
@@ -467,6 +468,64 @@ def test_a_final_of_what_the_user_said_before_going_on_is_not_the_turns_last(
         ("2 blocks", False),
         ("4 blocks", True),
     ]
+
+
+def test_what_was_said_while_there_was_no_line_ends_its_turn_too(fake_line: _FakeLine) -> None:
+    from pipecat.frames.frames import ErrorFrame, TranscriptionFrame
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService
+    from runtime.errors import DaemonUnavailable
+
+    async def wait() -> Any:
+        fake_line.away = DaemonUnavailable("No daemon is running.")
+        async with Call(ServeSTTService()) as call:
+            await call.next(ErrorFrame, up=True)
+            for _ in range(2):
+                await talk(call, 2)
+            fake_line.away = None
+            await call.next(TranscriptionFrame, count=2)
+        return call.all(TranscriptionFrame)
+
+    finals = asyncio.run(wait())
+    assert [(final.text, final.finalized) for final in finals] == [
+        ("2 blocks", False),
+        ("4 blocks", True),
+    ]
+
+
+def test_a_session_that_does_not_end_is_not_waited_for_when_settings_change(
+    fake_line: _FakeLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipecat.frames.frames import (
+        STTUpdateSettingsFrame,
+        TranscriptionFrame,
+        UserStoppedSpeakingFrame,
+    )
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService, stt
+
+    async def never(_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(stt, "_LAST_WORDS_S", 0.1)
+
+    async def change() -> Any:
+        service = ServeSTTService()
+        async with Call(service) as call:
+            await talk(call, 1)
+            await call.next(TranscriptionFrame)
+            monkeypatch.setattr(_Session, "finish", never)
+            fake_line.changed = call.news.set
+            await call.send(UserStoppedSpeakingFrame())
+            await call.send(STTUpdateSettingsFrame(delta=service.Settings(language="de")))
+            await call.until(lambda: len(fake_line.sessions) == 2)
+            await talk(call, 3)
+            await call.next(TranscriptionFrame, count=2)
+        return call.all(TranscriptionFrame)
+
+    assert [final.text for final in asyncio.run(change())] == ["1 blocks", "3 blocks"]
 
 
 def test_what_was_said_before_a_change_of_settings_is_heard(fake_line: _FakeLine) -> None:

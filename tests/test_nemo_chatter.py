@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,7 @@ def test_warnings_are_back_when_the_last_of_two_models_is_restored() -> None:
         warnings.warn("seen again", UserWarning, stacklevel=1)
 
 
+@pytest.mark.skipif(find_spec("nemo") is None, reason="needs the extra `nemo`")
 def test_an_import_leaves_on_what_others_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -55,5 +58,6 @@ def test_an_import_leaves_on_what_others_log(
         "logging.getLogger('runtime.engines').warning('from another thread')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "logs_while_imported", raising=False)
     import_nemo("logs_while_imported")
     assert [record.message for record in caplog.records] == ["from another thread"]

@@ -234,6 +234,23 @@ def test_what_may_be_final_is_decoded_as_soon_as_speech_has_paused(
     play(script, TURN, partials=True)
 
 
+@pytest.mark.parametrize("sizes", [(320, 640), (333, 333), (FRAME // 2, FRAME)])
+def test_partials_come_however_pushes_and_frames_lie(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("runtime.engines.embedded.stream.time", Clock(step=1.0))
+
+    async def script(f: Fixture) -> None:
+        sound = speech(100)
+        await f.stream.push(sound[: sizes[0]])
+        for count, start in enumerate(range(sizes[0] + 4 * sizes[1], 30 * sizes[1], 4 * sizes[1])):
+            for at in range(start - 4 * sizes[1], start, sizes[1]):
+                await f.stream.push(sound[at : at + sizes[1]])
+            await until_decoded(f, count + 1)  # the model has had something new each time
+
+    play(script, TURN, partials=True)
+
+
 def test_while_speech_may_be_pausing_the_model_is_kept_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

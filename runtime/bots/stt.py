@@ -46,7 +46,7 @@ of 265 ms from the VAD's stop on.
 _KEPT_S = 30.0  # seconds of audio that wait for a connection; older audio is given up
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 4.0
-_LAST_WORDS_S = 3.0  # how long the end of a call waits for its last transcript
+_LAST_WORDS_S = 3.0  # how long the end of a call, or of a session, waits for its last transcript
 
 
 @dataclass
@@ -126,9 +126,9 @@ class ServeSTTService(STTService):
         self._audio: deque[bytes | _Mark] = deque()
         self._queued = 0  # bytes
         self._more = asyncio.Event()
-        self._settled = asyncio.Event()  # the session is open, or there has been an error
         self._listening: asyncio.Task[None] | None = None
         self._session: RecognitionSession | None = None  # while it takes audio
+        self._renewing: asyncio.Task[None] | None = None
         self._asked = 0  # finals, of the session
         self._connected = False
         self._ending = False
@@ -195,10 +195,10 @@ class ServeSTTService(STTService):
 
     def _begin(self) -> None:
         if self._listening is None:
-            self._settled.clear()
             self._listening = self.create_task(self._listen(), "listen")
 
     async def _hang_up(self) -> None:
+        await self._stop_renewing()
         listening, self._listening = self._listening, None
         if listening is not None:
             await self.cancel_task(listening)
@@ -218,12 +218,11 @@ class ServeSTTService(STTService):
             try:
                 client = await self._line().client()
                 async with client.open_recognition(self._options()) as session:
-                    pause_s = 0.0
-                    self._settled.set()
                     self._connected = True
                     await self._call_event_handler("on_connected")
                     model = await engine_name(client, ASR_DEPLOYMENT)
                     self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
+                    pause_s = 0.0
                     await self._converse(session)
                 await self._disconnected()
                 if self._ending and not self._audio:
@@ -242,7 +241,6 @@ class ServeSTTService(STTService):
                 await self._disconnected()
                 if not pause_s or hopeless:  # once an outage
                     await self._report(error)
-                self._settled.set()
                 if hopeless:
                     return
                 pause_s = min(max(_FIRST_PAUSE_S, 2 * pause_s), _LONGEST_PAUSE_S)
@@ -282,6 +280,7 @@ class ServeSTTService(STTService):
                     final = self.create_task(_finalize(session), "finalize")
                     self._finals.add(final)
                     final.add_done_callback(self._finals.discard)
+                    await asyncio.sleep(0)  # asked before what follows is pushed
             except SpeechError:
                 return  # whoever reads the session is told the same
 
@@ -320,7 +319,8 @@ class ServeSTTService(STTService):
             event.request > 0 and event.request == self._asked and _Mark.FINALIZE not in self._audio
         )
         if not event.text:
-            if newest:  # there was no speech after all: nothing to wait for, or to measure
+            if newest and not self._last_transcript_time:
+                # There was no speech after all: nothing to wait for, or to measure.
                 await self._reset_stt_ttfb_state()
             return
         if newest:
@@ -359,15 +359,32 @@ class ServeSTTService(STTService):
         return changed
 
     async def _do_reconnect(self) -> None:
-        if self._session is not None:
-            self._settled.clear()
-            self._put(_Mark.RENEW)
-        else:
-            if self._listening is not None:
-                await self.cancel_task(self._listening)
-                self._listening = None
-            self._begin()
-        await self._settled.wait()
+        # Does not wait: meanwhile Pipecat would keep audio back, but not the ends of turns in it.
+        # Both go on into the queue, and whoever is connected next finds them in their order.
+        session = self._session
+        if session is None:
+            await self._begin_anew()
+            return
+        self._put(_Mark.RENEW)
+        await self._stop_renewing()
+        self._renewing = self.create_task(self._see_ended(session), "renew")
+
+    async def _see_ended(self, session: RecognitionSession) -> None:
+        await asyncio.sleep(_LAST_WORDS_S)
+        if self._session is session:  # it does not come to its end
+            await self._begin_anew()
+
+    async def _begin_anew(self) -> None:
+        if self._listening is not None:
+            await self.cancel_task(self._listening)
+            self._listening = None
+            await self._disconnected()
+        self._begin()
+
+    async def _stop_renewing(self) -> None:
+        renewing, self._renewing = self._renewing, None
+        if renewing is not None:
+            await self.cancel_task(renewing)
 
 
 async def _finalize(session: RecognitionSession) -> None:

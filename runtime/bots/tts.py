@@ -218,6 +218,8 @@ class ServeTTSService(TTSService):
         except SpeechError as error:
             await self._report(error)
             return
+        if client is not self._client:
+            await self._disconnected()
         self.set_core_metrics_data(MetricsData(processor=self.name, model=model))
         self._client = client
         await self._call_event_handler("on_connected")

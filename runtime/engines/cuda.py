@@ -118,10 +118,11 @@ def is_device_failure(error: Exception) -> bool:
 
     Torch's errors are known by their names and words, without torch.
     """
-    if is_out_of_memory(error):
+    words = str(error)
+    # A call that was wrong is its own failure, and memory may be there again.
+    if is_out_of_memory(error) or "out of memory" in words or "CUDA error: invalid" in words:
         return False
-    named = type(error).__name__ in ("AcceleratorError", "CudaError")
-    return named or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+    return isinstance(error, RuntimeError) and "CUDA error" in words
 
 
 def as_engine_error(error: Exception, engine: str) -> EngineFailed:

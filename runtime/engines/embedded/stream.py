@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from runtime.audio import silence_invalid
-from runtime.engines.embedded.segmenter import PAUSE, SAMPLE_RATE, Segment, Segmenter
+from runtime.engines.embedded.segmenter import FRAME, PAUSE, SAMPLE_RATE, Segment, Segmenter
 from runtime.engines.worker import ModelWorker
 from runtime.errors import SessionClosed
 from runtime.speech import (
@@ -208,8 +208,10 @@ class SegmentStream:
         segment = self._segmenter.open_segment()
         if segment is None or (self._latest and _same_samples(self._latest[0], segment)):
             return
-        # Where speech may be about to pause, the model is kept free for what then is final.
-        if not segment.paused and (segment.silence or time.monotonic() < self._partial_due):
+        # Where speech may be about to pause, the model is kept free for what then is final. What
+        # is less than a frame has not been looked at yet.
+        pausing = segment.silence >= FRAME
+        if not segment.paused and (pausing or time.monotonic() < self._partial_due):
             return
         task = asyncio.create_task(self._decode_partial(segment))
         task.add_done_callback(lambda _: self._arrived.set())

@@ -77,11 +77,12 @@ class EncoderGraphs:
         self._lengths = torch.zeros(
             max(size.rows for size in self._sizes), dtype=torch.long, device="cuda"
         )
-        pool = torch.cuda.graph_pool_handle()
+        pool, current = torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
         for size in self._sizes:
             try:
                 self._graphs[size] = self._captured(size, pool)
             except Exception as error:
+                torch.cuda.set_stream(current)  # a capture that fails leaves the thread on its own
                 if is_out_of_memory(error):
                     raise
                 _log.warning(

@@ -163,13 +163,14 @@ class StreamingModel:
         """Capture a graph for each size of batch, the largest first: they share its memory."""
         if self._device.type != "cuda":
             return
-        pool = torch.cuda.graph_pool_handle()
+        pool, current = torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
         for bucket in reversed(self._buckets):
             self._inputs.send([], bucket, self._nobody)
             try:
                 for what in ("step", "more"):
                     self._graphs[bucket, what] = _captured(self._work(bucket, what), pool)
             except Exception as error:
+                torch.cuda.set_stream(current)  # a capture that fails leaves the thread on its own
                 if is_out_of_memory(error):
                     raise
                 for what in ("step", "more"):
