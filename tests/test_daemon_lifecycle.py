@@ -8,14 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
+from importlib.metadata import Distribution, PathDistribution, distribution
 from pathlib import Path
 
 import grpc
 import pytest
 import soundfile
 from daemons import SUPPORT, place
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from runtime.daemon import is_alive, read_record, running_daemon, sole_daemon
 from runtime.memory.process import process_tree
@@ -71,6 +73,29 @@ def listeners(pid: int) -> set[tuple[str, int]]:
     return found
 
 
+def needs(wheel: Distribution, extra: str) -> set[str]:
+    """The distributions that pip would install for a wheel with an extra, by their names."""
+    found: set[tuple[str, str]] = set()
+    waiting = [(wheel, extra)]
+    while waiting:
+        asking, extra = waiting.pop()
+        for requirement in map(Requirement, asking.requires or ()):
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            name = canonicalize_name(requirement.name)
+            for wanted in {(name, more) for more in ("", *requirement.extras)} - found:
+                found.add(wanted)
+                waiting.append((distribution(name), wanted[1]))
+    return {name for name, _ in found}
+
+
+def link(dependency: Distribution, site: Path) -> None:
+    """Make a distribution of this environment one of another's."""
+    for top in {file.parts[0] for file in dependency.files or ()} - {"..", "__pycache__"}:
+        if not (site / top).exists():
+            (site / top).symlink_to(Path(str(dependency.locate_file(top))).resolve())
+
+
 def test_doctor_and_an_exchange_with_nothing_but_a_wheel_made_of_the_source_archive(
     own, tmp_path, shell
 ) -> None:
@@ -78,13 +103,18 @@ def test_doctor_and_an_exchange_with_nothing_but_a_wheel_made_of_the_source_arch
     subprocess.run(build, check=True, capture_output=True)
     assert len(list(tmp_path.glob("*.tar.gz"))) == 1
     (wheel,) = tmp_path.glob("*.whl")
-    # An environment of its own, with what the wheel depends on but not this checkout.
+    # A bare environment: what the wheel says that it needs, and nothing else of this one.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, wheel], check=True)
+    (metadata,) = site.glob("speech_runtime-*.dist-info")
+    needed = needs(PathDistribution(metadata), "embedded")
+    assert "ray" in needed
+    assert not needed & {"pytest", "nemo-toolkit", "torch", "pipecat-ai"}
+    for name in needed:
+        link(distribution(name), site)
     empty = tmp_path / "empty"
     empty.mkdir()
 

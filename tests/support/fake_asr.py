@@ -43,7 +43,7 @@ class Engine(ScriptedStream):
     """Remembers what it heard, may be slow, and may end utterances of some length by itself."""
 
     def __init__(self, replica: Replica, options: RecognitionOptions) -> None:
-        super().__init__(set(), options)
+        super().__init__(set(), options, lambda _: None)
         self._replica = replica
 
     async def push(self, samples: Samples) -> None:
