@@ -40,7 +40,7 @@ EMBEDDED_TTFS_P99 = 0.5
 """Seconds from the end of speech to its final transcript, with ``stop_secs=0.2``.
 
 Measured with the embedded engines and one call: docs/benchmarks/xeon-2core-turn.json has a p99
-of 265 ms from the VAD's stop on.
+of 224 ms from the VAD's stop on.
 """
 
 _KEPT_S = 30.0  # seconds of audio that wait for a connection; older audio is given up
