@@ -12,7 +12,7 @@ import numpy as np
 from runtime.engines.parakeet.chunks import NOTHING, Chunk, Said
 from runtime.engines.parakeet.scheduler import Scheduler
 from runtime.engines.parakeet.session import ParakeetStream
-from runtime.engines.parakeet.streaming import StepLoop
+from runtime.engines.parakeet.steps import StepLoop
 from runtime.engines.parakeet.transcript import Transcriber
 from runtime.engines.worker import ModelWorker
 from runtime.speech import FinalTranscript, RecognitionEvent, Samples
