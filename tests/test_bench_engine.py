@@ -69,7 +69,7 @@ def test_an_engine_in_a_wheel_is_measured_without_a_daemon(speech: Any) -> None:
     assert result.json["load_s"] > 0
     assert result.json["warmup_ms"] > 0
     assert "note" not in result.json
-    throughput, paced = result.json["rows"]
+    throughput, paced, dropped = result.json["rows"]
     assert not FIGURES - set(throughput)
     assert (throughput["path"], throughput["slots"]) == ("in process", 16)
     assert (throughput["pacing"], paced["pacing"][:7]) == ("off", "Poisson")
@@ -77,6 +77,9 @@ def test_an_engine_in_a_wheel_is_measured_without_a_daemon(speech: Any) -> None:
     assert throughput["utterance_ms"]["min"] >= throughput["first_audio_ms"]["min"]
     assert throughput["audio_s"] > 3
     assert 0.05 < throughput["peak_gib"] < 2
+    assert dropped["path"] == "in process, dropped at first audio"
+    assert dropped["after_ms"]["n"] == 10
+    assert dropped["steps_after"] <= 1
 
 
 def test_streams_beyond_the_slots_wait_and_the_report_says_so() -> None:

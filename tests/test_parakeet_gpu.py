@@ -42,7 +42,7 @@ def tokens(model: StreamingModel, clips: list[Samples]) -> list[list[int]]:
 def test_graphs_say_what_eager_steps_and_nemo_say(
     tiny_parakeet: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nemo_streaming import NemoPipeline
+    from runtime.bench.nemo_pipeline import NemoPipeline
 
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("nemo", reason="needs the extra `nemo`")
 
 import torch
-from nemo_streaming import NemoPipeline
 
 from runtime.bench.babble import babble
+from runtime.bench.nemo_pipeline import NemoPipeline
 from runtime.engines.parakeet.checkpoint import inspect, load
 from runtime.engines.parakeet.chunks import Said
 from runtime.engines.parakeet.scheduler import Lane, Scheduler, Work

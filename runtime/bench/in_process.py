@@ -19,9 +19,11 @@ from runtime.engines import cuda
 from runtime.memory.device import DeviceMemory, devices, process_bytes, read
 from runtime.memory.process import resident_bytes
 from runtime.requests import resolve_synthesis
-from runtime.speech import SynthesisRequest, Synthesizer
+from runtime.speech import Stepping, SynthesisRequest, Synthesizer
 
 _SAMPLE_S = 0.5
+_CANCELLED = 10  # utterances
+_SETTLED_S = 0.1  # an engine that goes on for so long after an utterance was dropped says so
 
 
 @dataclass(slots=True)
@@ -156,7 +158,33 @@ async def sweep(
             }
             rows.append(row)
             on_row(row)
+    if isinstance(engine, Stepping):
+        request = SynthesisRequest(SENTENCES[-1], speakers[0], language)
+        rows.append(await _cancelled(engine, request))
+        on_row(rows[-1])
     return rows
+
+
+async def _cancelled(engine: Synthesizer, request: SynthesisRequest) -> dict[str, Any]:
+    """What an engine still does for utterances whose listeners leave at the first audio."""
+    assert isinstance(engine, Stepping)
+    resolved, _ = resolve_synthesis(request, engine.capabilities)
+    steps, took_ms = [], []
+    for _ in range(_CANCELLED):
+        async with aclosing(engine.synthesize(resolved)) as chunks:
+            await anext(chunks)
+            engine.take_steps()
+        await asyncio.sleep(_SETTLED_S)
+        after = engine.take_steps()
+        steps.append(len(after))
+        took_ms.append(sum(step.ms for step in after))
+    return {
+        "streams": 1,
+        "slots": engine.capabilities.slots,
+        "path": "in process, dropped at first audio",
+        "steps_after": max(steps),
+        "after_ms": distribution(took_ms),
+    }
 
 
 def _figures(tally: Tally, wall_s: float) -> dict[str, Any]:

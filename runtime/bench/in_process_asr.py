@@ -21,7 +21,13 @@ from runtime.bench.in_process import own_peak
 from runtime.bench.load import closed_loop
 from runtime.bench.report import distribution
 from runtime.requests import resolve_recognition
-from runtime.speech import FinalTranscript, RecognitionOptions, Recognizer, Samples
+from runtime.speech import (
+    FinalTranscript,
+    RecognitionOptions,
+    Recognizer,
+    Samples,
+    Stepping,
+)
 
 _TURN_S = (2.0, 5.0)  # shortest and longest
 _CLIPS = 32
@@ -41,20 +47,28 @@ async def sweep(
     streams: Sequence[int],
     utterances: int,
     on_row: Callable[[dict[str, Any]], None],
+    *,
+    block_s: float = BLOCK_S,
+    live_only: bool = False,
 ) -> list[dict[str, Any]]:
     """A row of live streams and one of recordings, for each number of streams.
 
-    Live streams push blocks of 80 ms as a microphone would, each begun at a time of its own, and
-    end their turns by ``finalize()``; an engine that does not stream has no such row.
+    Live streams push blocks of ``block_s`` as a microphone would, each begun at a time of its own,
+    and end their turns by ``finalize()``; an engine that does not stream has no such row. Steps of
+    an engine that tells of them are in ``step_ms``, and ``batch`` says how many streams shared
+    one. ``live_only``: no recordings.
     """
     lengths = np.random.default_rng(0).uniform(*_TURN_S, _CLIPS)
     clips = [babble(float(seconds), seed) for seed, seconds in enumerate(lengths)]
     rows = []
     for count in streams:
-        for path, speak in (("live", _live), ("file", _file)):
+        for path, speak in (("live", partial(_live, block_s)), ("file", _file)):
             if path == "live" and not engine.capabilities.streaming:
                 continue
+            if path == "file" and live_only:
+                continue
             tally = _Tally()
+            _steps(engine)
             turns = max(1, -(-utterances // count))
             jobs = [partial(speak, engine, clips, turns, number, tally) for number in range(count)]
             async with own_peak() as peak:
@@ -65,6 +79,7 @@ async def sweep(
                 "path": f"in process, {path}",
                 "final_ms": distribution(tally.final_ms),
                 "late_ms": distribution(tally.late_ms),
+                **_steps(engine),
                 "rtf": round(sum(tally.rtf) / len(tally.rtf), 4) if tally.rtf else None,
                 "x_realtime": round(tally.audio_s / wall_s, 2),
                 "words": tally.words,
@@ -75,17 +90,33 @@ async def sweep(
     return rows
 
 
+def _steps(engine: Recognizer) -> dict[str, Any]:
+    """Those since the last call."""
+    steps = engine.take_steps() if isinstance(engine, Stepping) else ()
+    if not steps:
+        return {}
+    return {
+        "step_ms": distribution([step.ms for step in steps]),
+        "batch": round(sum(step.batch for step in steps) / len(steps), 1),
+    }
+
+
 async def _live(
-    engine: Recognizer, clips: Sequence[Samples], turns: int, number: int, tally: _Tally
+    block_s: float,
+    engine: Recognizer,
+    clips: Sequence[Samples],
+    turns: int,
+    number: int,
+    tally: _Tally,
 ) -> None:
     """Speak some turns into one stream; ``late_ms`` is how late the load itself was."""
     options = resolve_recognition(RecognitionOptions(endpoint_ms=None), engine.capabilities)
-    block = round(BLOCK_S * SAMPLE_RATE)
+    block = round(block_s * SAMPLE_RATE)
     draw = np.random.default_rng(number)
     stream = engine.open(options)
     try:
         events = stream.events()
-        await asyncio.sleep(float(draw.uniform(0, 2 * BLOCK_S)))
+        await asyncio.sleep(float(draw.uniform(0, 2 * block_s)))
         for turn in range(turns):
             clip = clips[(number + turn * 7) % len(clips)]
             clip = clip[: len(clip) - int(draw.integers(block))]  # ends where it will

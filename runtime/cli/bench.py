@@ -28,6 +28,7 @@ from runtime.bench import turn as turn_bench
 from runtime.bench.private import private_daemon
 from runtime.bench.report import report
 from runtime.cli.bench_engine import (
+    bench_live_parakeet,
     bench_recognizer,
     bench_synthesizer,
     engine_options,
@@ -116,6 +117,18 @@ def asr(
     seconds: float = typer.Option(
         10.0, min=0.1, help="With --engine parakeet: the length of the recordings."
     ),
+    live_only: bool = typer.Option(
+        False, "--live-only", help="With --engine: no rows of recordings."
+    ),
+    block_ms: float = typer.Option(
+        80.0, min=1.0, help="With --engine: how much audio live streams push at once."
+    ),
+    nemo_steps: int = typer.Option(
+        30,
+        min=0,
+        help="With --engine parakeet-streaming: steps of NeMo's own pipeline beside it; "
+        "0 leaves it out.",
+    ),
     overhead: int = _Overhead,
     as_json: bool = _Json,
 ) -> None:
@@ -126,11 +139,15 @@ def asr(
     )
     if engine is not None:
         _without_overhead(overhead)
+        show = _show(as_json)
+        how = {"block_s": block_ms / 1000, "live_only": live_only}
         with working("measuring ...", quiet=as_json):
             if engine == "parakeet":  # recordings, not live callers
-                result = bench_recordings(options, counts, utterances, seconds, _show(as_json))
+                result = bench_recordings(options, counts, utterances, seconds, show)
+            elif engine == "parakeet-streaming":
+                result = bench_live_parakeet(options, counts, utterances, nemo_steps, show, **how)
             else:
-                result = bench_recognizer(engine, options, counts, utterances, _show(as_json))
+                result = bench_recognizer(engine, options, counts, utterances, show, **how)
         _print(result, as_json)
         return
     _without_options(options)

@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 import yaml
 from rich.table import Table
 
-from runtime.bench import in_process, in_process_asr
+from runtime.bench import in_process, in_process_asr, nemo_pipeline
 from runtime.bench.report import report
 from runtime.engines import cuda, make_recognizer, make_synthesizer
+from runtime.engines.parakeet.checkpoint import inspect
+from runtime.engines.parakeet.options import read_streaming_options
 from runtime.errors import InvalidRequest, SpeechError
 from runtime.memory.device import devices, read
+from runtime.models.store import path_of
 from runtime.speech import Recognizer, Synthesizer
 
 EngineT = TypeVar("EngineT", Synthesizer, Recognizer)
@@ -67,8 +70,9 @@ def bench_recognizer(
     streams: Sequence[int],
     utterances: int,
     on_row: Callable[[dict[str, Any]], None],
+    **how: Any,
 ) -> dict[str, Any]:
-    """The same for an engine that listens.
+    """The same for an engine that listens; ``how`` is as ``in_process_asr.sweep`` has it.
 
     Raises:
         SpeechError: There is no such engine, it does not take these options, or it failed.
@@ -81,10 +85,42 @@ def bench_recognizer(
         )
 
     async def measure(engine: Recognizer) -> tuple[Rows, str]:
-        rows = await in_process_asr.sweep(engine, streams, utterances, on_row)
+        rows = await in_process_asr.sweep(engine, streams, utterances, on_row, **how)
         return rows, "The audio is babble: times count, words do not."
 
     return _benched(name, engine, measure)
+
+
+def bench_live_parakeet(
+    options: Mapping[str, Any],
+    streams: Sequence[int],
+    utterances: int,
+    steps: int,
+    on_row: Callable[[dict[str, Any]], None],
+    **how: Any,
+) -> dict[str, Any]:
+    """``parakeet-streaming``, and before it NeMo's own pipeline with the same checkpoint.
+
+    Args:
+        options: Of the engine.
+        streams: How many at once.
+        utterances: At least how many in a row.
+        steps: Of NeMo's pipeline, for each number of streams up to 128; 0 leaves it out.
+        on_row: Told of each row when it is there.
+        how: As ``in_process_asr.sweep`` has it.
+
+    Raises:
+        SpeechError: It does not take these options, or failed.
+    """
+    read = read_streaming_options(options)
+    weights = inspect(read.common.weights or path_of(read.common.model_name)).weights
+    rows = (
+        nemo_pipeline.sweep(weights, read.right_context, read.common.dtype, streams, steps, on_row)
+        if steps
+        else []
+    )
+    result = bench_recognizer("parakeet-streaming", options, streams, utterances, on_row, **how)
+    return {**result, "rows": [*rows, *result["rows"]]}
 
 
 def _benched(
@@ -123,7 +159,7 @@ def _notes(
             f"The engine serves {slots} at a time; with more streams the others wait, which is in "
             f"their figures."
         )
-    kept_up = [row["streams"] for row in rows if row["pacing"] != "off"]
+    kept_up = [row["streams"] for row in rows if row.get("pacing", "off") != "off"]
     slow = [count for count in streams if count not in kept_up]
     if paced and slow:
         notes.append(
@@ -140,7 +176,7 @@ def summary(result: Mapping[str, Any]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for row in result["rows"]:
-        if row["pacing"] == "off":
+        if row.get("pacing") == "off":
             latency = row["utterance_ms"]
             figures = (latency["mean"], latency["min"], latency["max"])
             table.add_row(

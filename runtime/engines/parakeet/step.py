@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,22 @@ _MORE_TURNS = 4  # of the label loop, where some stream is not through
 _WARM_UPS = 3
 _MAX_SYMBOLS = 10  # NeMo's own default, where a checkpoint does not say
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, *range(128, 513, 32))
 """Sizes of batches; a batch in between is filled up with rows that nobody has."""
+
+_CROWD = 128
+"""With so many waiting the next step begins as soon as one ends: no row need be nobody's."""
+
+
+def batch_of(waiting: int, buckets: Sequence[int]) -> int:
+    """How many of those who wait should share a step.
+
+    All of them, up to the largest bucket; of a crowd as many as a bucket has, and the rest are
+    the first of the step after it.
+    """
+    if waiting < _CROWD:
+        return min(waiting, buckets[-1])
+    return buckets[bisect_right(buckets, waiting) - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,7 @@ class StreamingModel:
             )
             self._transducer = Transducer(model, rows, _max_symbols(model))
         self._chunk_s = self.chunk_samples / geometry.sample_rate
-        self._buckets = [size for size in BUCKETS if size < self.batch] + [self.batch]
+        self._buckets: list[int] = [size for size in BUCKETS if size < self.batch] + [self.batch]
         self._inputs = Inputs(self.batch, self.chunk_samples, self._device)
         self._loops: dict[int, LabelLoop] = {}
         self._graphs: dict[tuple[int, str], Any] = {}
@@ -95,6 +109,10 @@ class StreamingModel:
     def state_bytes(self) -> int:
         """Of all slots' caches and prediction networks."""
         return self._encoder.state_bytes + self._transducer.state_bytes
+
+    def batch_of(self, waiting: int) -> int:
+        """How many of those who wait should share the next step; see ``batch_of``."""
+        return batch_of(waiting, self._buckets)
 
     def step(self, chunks: Sequence[Chunk]) -> list[Said]:
         """Take some slots one chunk on, in one go; what each of them said, in order."""
@@ -179,16 +197,22 @@ class StreamingModel:
                 _log.warning("batches of %d run without a CUDA graph: %s", bucket, error)
                 torch.cuda.synchronize()
 
-    def sustained(self) -> int:
-        """How many streams keep real time by the steps of all sizes, with a fifth in hand."""
-        rates = []
-        for bucket in self._buckets[-4:]:
+    def timed(self) -> dict[int, float]:
+        """Milliseconds of a step by its size, the largest first; without graphs of a few sizes."""
+        took = {}
+        sizes = self._buckets if self._graphs else self._buckets[-4:]
+        for bucket in reversed(sizes):
             chunks = [Chunk(row, _noise(self.chunk_samples), True) for row in range(bucket)]
             self.step(chunks)
             started = time.perf_counter()
             self.step(chunks)
-            rates.append(bucket / (time.perf_counter() - started))
-        return max(1, min(self.slots, int(0.8 * max(rates) * self._chunk_s)))
+            took[bucket] = (time.perf_counter() - started) * 1e3
+        return took
+
+    def sustained(self, step_ms: Mapping[int, float]) -> int:
+        """How many streams keep real time by steps that take so long, with a fifth in hand."""
+        rate = max(bucket / ms for bucket, ms in step_ms.items())  # streams a millisecond
+        return max(1, min(self.slots, int(0.8 * rate * self._chunk_s * 1e3)))
 
 
 def _captured(work: Callable[[], None], pool: Any) -> Any:

@@ -139,7 +139,7 @@ class StreamingParakeetRecognizer:
         loaded = time.perf_counter()
         model = StreamingModel(parakeet, self._slots, self._options.right_context)
         model.capture()
-        sustains = model.sustained()
+        step_ms = model.timed()
         nemo = parakeet.model
         self._vocabulary = Pieces(nemo.tokenizer, list(nemo.joint.vocabulary))
         self._model = model
@@ -156,8 +156,9 @@ class StreamingParakeetRecognizer:
                 "weights": f"{parakeet.weight_bytes / GIB:.2f} GiB",
                 "state": f"{model.state_bytes / (self._slots + 1) / 1e6:.2f} MB a stream",
                 "chunk": f"{self._options.chunk_ms} ms",
+                "steps": ", ".join(f"{size}: {ms:.1f} ms" for size, ms in step_ms.items()),
             },
-            sustains=sustains,
+            sustains=model.sustained(step_ms),
         )
 
     async def exercise(self) -> None:
