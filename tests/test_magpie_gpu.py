@@ -79,11 +79,11 @@ def test_graphs_give_what_eager_work_gives_and_that_is_nemos_audio(
     for engine in engines:
         report = asyncio.run(engine.load())
         assert not any("fallback" in name and count for name, count in engine.counts.items())
-        heard.append(
-            spoken(engine, VOICES)
-            if isinstance(engine, MagpieSynthesizer)
-            else [pcm(speak(engine, THREE, voice=voice, seed=1)) for voice in VOICES]
-        )
+        if isinstance(engine, MagpieSynthesizer):
+            heard.append(spoken(engine, VOICES))
+        else:  # a voice twice would say the same, and NeMo takes its time
+            said = {voice: pcm(speak(engine, THREE, voice=voice, seed=1)) for voice in {*VOICES}}
+            heard.append([said[voice] for voice in VOICES])
         assert engine is not engines[0] or ", 0 eager" in report.details["graphs"]
         asyncio.run(engine.close())
     graphs, eager, reference = heard

@@ -72,6 +72,27 @@ def test_phrases_are_found_within_a_graph_and_by_their_own_row_alone(model: Offl
     assert other.ids == plain.ids
 
 
+@pytest.mark.gpu
+def test_the_searchs_memory_is_given_to_nobody_else(model: OfflineModel) -> None:
+    """Once it was torch's to give away: the graph wrote into what others had since."""
+    import torch
+
+    sounds = [babble(8.0, seed=n) for n in range(4)]
+    before = [tokens.ids for tokens in model.recognize(sounds)]
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    others = [
+        torch.full((size,), 7, dtype=torch.uint8, device="cuda")
+        for size in (1 << 10, 1 << 16, 1 << 19, 1 << 20, 3 << 20, 11 << 20)
+        for _ in range(64)
+    ]
+    assert [tokens.ids for tokens in model.recognize(sounds)] == before
+    tree = model.trees.tree(Boost(("hello world",), 5.0))
+    model.recognize(sounds, [tree] * 4)
+    torch.cuda.synchronize()
+    assert all(bool((other == 7).all()) for other in others)
+
+
 def test_the_ladder_has_sizes_for_small_batches_only() -> None:
     sizes = ladder(72, 30.0, RATE)
     assert sizes[0].padded == max(size.padded for size in sizes) <= 160 * RATE

@@ -45,6 +45,7 @@ class OfflineModel:
         self.free = 0
         graphs = parakeet.device == "cuda"
         self._stream = _new_stream() if graphs else None
+        self._search_memory = _new_pool() if graphs else None
         sizes = ladder(rows, window_s, geometry.sample_rate) if graphs else []
         self._encoder_graphs = EncoderGraphs(self._encode_signal, sizes)
         self._plain = _decoding(self._model, graphs, boosting=False)
@@ -96,8 +97,12 @@ class OfflineModel:
         with torch.inference_mode():
             encoded = torch.zeros(self._rows, width, self._frames, device=self.parakeet.device)
             lengths = torch.full((self._rows,), self._frames, device=self.parakeet.device)
-            self._search(encoded, lengths, None)
-            self._search(encoded, lengths, [-1] * self._rows)
+            # What the body of a conditional node needs is of a capture of its own, which torch
+            # does not know to be one: to its allocator that memory is free once it is captured,
+            # and may be given back or to others while the graph goes on writing to it.
+            with torch.cuda.use_mem_pool(self._search_memory):
+                self._search(encoded, lengths, None)
+                self._search(encoded, lengths, [-1] * self._rows)
             self._encoder_graphs.capture()
         del encoded, lengths
         torch.cuda.synchronize()
@@ -163,6 +168,13 @@ def _new_stream() -> Any:
     import torch
 
     return torch.cuda.Stream()
+
+
+def _new_pool() -> Any:
+    """Memory that is the searches' alone as long as this lives."""
+    import torch
+
+    return torch.cuda.MemPool()
 
 
 def _collect(hypotheses: Any, found: list[Tokens]) -> None:
