@@ -200,7 +200,7 @@ def test_recordings_are_measured_beside_nemos_own_transcribe(
     assert [row["final_ms"]["n"] for row in shown] == [1, 2, 4]
     assert all(row["x_realtime"] > 0 for row in shown)
     assert all(row["recording_s"] == 1.0 for row in shown)
-    assert 0 < recordings.claim_gib("parakeet", options) < 1
+    assert 0 < in_process.claim_gib("parakeet", options) < 1
 
 
 def test_values_of_options_are_those_of_a_configuration() -> None:

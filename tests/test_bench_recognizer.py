@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from runtime.bench import in_process_asr
 from runtime.bench.babble import babble
 from runtime.bench.engines import CountingRecognizer
-from runtime.cli.bench_engine import bench_recognizer
+from runtime.cli.bench_engine import bench_live_parakeet, bench_recognizer
 from runtime.errors import InvalidRequest
 from runtime.speech import RecognizerCapabilities
 
@@ -50,6 +52,33 @@ def test_live_streams_and_recordings_have_a_row_each() -> None:
     assert live["late_ms"]["n"] > 6
     assert (live["words"], live["slots"]) == (6, 256)
     assert "words do not" in report["note"]
+
+
+def test_recordings_are_left_out_if_only_live_streams_are_asked_for() -> None:
+    rows = bench_recognizer(COUNTING, {}, [2], 4, lambda row: None, block_s=0.02, live_only=True)[
+        "rows"
+    ]
+    (live,) = rows
+    assert live["path"] == "in process, live"
+    assert live["late_ms"]["n"] >= 4 * 0.2 / 0.02 - 4, "blocks of 20 ms"
+    assert "step_ms" not in live, "it does not tell of steps"
+
+
+def test_steps_of_an_engine_and_of_nemos_pipeline_are_in_the_rows(
+    tiny_parakeet: Callable[..., Path],
+) -> None:
+    pytest.importorskip("nemo", reason="needs the extra `nemo`")
+    options = {"weights": str(tiny_parakeet(streaming=True)), "slots": 2, "dtype": "float32"}
+    report = bench_live_parakeet(options, [1, 2], 2, 3, lambda row: None, live_only=True)
+    assert [(row["streams"], row["path"]) for row in report["rows"]] == [
+        (1, "NeMo's pipeline"),
+        (2, "NeMo's pipeline"),
+        (1, "in process, live"),
+        (2, "in process, live"),
+    ]
+    assert [row["step_ms"]["n"] for row in report["rows"][:2]] == [3, 3]
+    assert all(row["step_ms"]["n"] > 2 and 1 <= row["batch"] <= 2 for row in report["rows"][2:])
+    assert "2: " in report["details"]["steps"]
 
 
 def test_an_engine_that_does_not_stream_has_no_live_row() -> None:

@@ -15,8 +15,10 @@ from runtime.bench.corpus import SENTENCES
 from runtime.bench.load import closed_loop, poisson_arrivals
 from runtime.bench.report import distribution
 from runtime.bench.tts import Tally, arriving
-from runtime.engines import cuda
+from runtime.engines import cuda, footprint_of
+from runtime.memory.claims import CONTEXT
 from runtime.memory.device import DeviceMemory, devices, process_bytes, read
+from runtime.memory.footprint import GIB
 from runtime.memory.process import resident_bytes
 from runtime.requests import resolve_synthesis
 from runtime.speech import Stepping, SynthesisRequest, Synthesizer
@@ -51,7 +53,7 @@ class Peak:
                 "host_gib": self.host,
             }
         return {
-            name: None if size is None else round(size / 2**30, 3) for name, size in figures.items()
+            name: None if size is None else round(size / GIB, 3) for name, size in figures.items()
         }
 
 
@@ -78,6 +80,14 @@ async def own_peak(interval_s: float = _SAMPLE_S) -> AsyncIterator[Peak]:
         watching.cancel()
         sample()
         peak.allocator = cuda.allocator_peak() or None
+
+
+def claim_gib(name: str, options: dict[str, Any]) -> float:
+    """What a replica with this engine claims of a GPU."""
+    footprint = footprint_of(name, options)
+    slots = footprint.slots or footprint.max_slots
+    size = footprint.weights + footprint.workspace + slots * footprint.state_per_slot
+    return round((size + (CONTEXT if footprint.on_gpu else 0)) / GIB, 3)
 
 
 def _on_gpus(here: Sequence[DeviceMemory]) -> int | None:

@@ -22,9 +22,8 @@ from runtime.bench.in_process import own_peak
 from runtime.bench.load import closed_loop
 from runtime.bench.report import distribution
 from runtime.client import SpeechClient
-from runtime.engines import cuda, footprint_of
+from runtime.engines import cuda
 from runtime.engines.nemo import import_nemo, quietly
-from runtime.memory.claims import CONTEXT
 from runtime.memory.device import devices, process_bytes, read
 from runtime.memory.footprint import GIB
 from runtime.speech import RecognitionOptions, Recognizer, Samples
@@ -172,11 +171,3 @@ async def _timed(
     tally: Tally, hear: Callable[[Any], Awaitable[None]], sound: Any, seconds: float
 ) -> None:
     await tally.time(hear(sound), seconds)
-
-
-def claim_gib(name: str, options: dict[str, Any]) -> float:
-    """What a replica with this engine claims of a GPU."""
-    footprint = footprint_of(name, options)
-    slots = footprint.slots or footprint.max_slots
-    size = footprint.weights + footprint.workspace + slots * footprint.state_per_slot
-    return round((size + (CONTEXT if footprint.on_gpu else 0)) / GIB, 3)

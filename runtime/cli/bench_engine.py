@@ -61,7 +61,7 @@ def bench_synthesizer(
         rows = await in_process.sweep(engine, streams, utterances, paced_s, on_row)
         return rows, _notes(streams, rows, engine.capabilities.slots, paced=paced_s != 0)
 
-    return _benched(name, make_synthesizer(name, options), measure)
+    return _benched(name, options, make_synthesizer(name, options), measure)
 
 
 def bench_recognizer(
@@ -88,7 +88,7 @@ def bench_recognizer(
         rows = await in_process_asr.sweep(engine, streams, utterances, on_row, **how)
         return rows, "The audio is babble: times count, words do not."
 
-    return _benched(name, engine, measure)
+    return _benched(name, options, engine, measure)
 
 
 def bench_live_parakeet(
@@ -124,11 +124,16 @@ def bench_live_parakeet(
 
 
 def _benched(
-    name: str, engine: EngineT, measure: Callable[[EngineT], Awaitable[tuple[Rows, str]]]
+    name: str,
+    options: Mapping[str, Any],
+    engine: EngineT,
+    measure: Callable[[EngineT], Awaitable[tuple[Rows, str]]],
 ) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
         try:
-            loaded = await engine.load()
+            async with in_process.own_peak() as loading:
+                loaded = await engine.load()
+                await engine.exercise()
             rows, notes = await measure(engine)
             result = report(name, loaded.seconds, loaded.warmup_ms, rows)
         finally:
@@ -136,6 +141,8 @@ def _benched(
             await engine.close()
         if on_gpu:
             result["device"] = f"{devices(read())[0].name}; {result['device']}"
+            claim = {"claim_gib": in_process.claim_gib(name, dict(options))}
+            result["memory"] = claim | loading.figures()  # of loading, and of the fullest step
         return {**result, "details": loaded.details, **({"note": notes} if notes else {})}
 
     try:

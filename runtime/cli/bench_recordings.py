@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runtime.bench import recordings
+from runtime.bench.in_process import claim_gib
 from runtime.bench.private import private_daemon
 from runtime.bench.report import report
 from runtime.client import SpeechClient
@@ -87,4 +88,4 @@ def bench_recordings(
     document = {"proxy_location": "Disabled", "applications": [application]}
     with private_daemon(document) as settings:
         asyncio.run(through_daemon(settings))
-    return {**result, "claim_gib": recordings.claim_gib("parakeet", dict(options))}
+    return {**result, "claim_gib": claim_gib("parakeet", dict(options))}
