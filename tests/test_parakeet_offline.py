@@ -16,12 +16,13 @@ pytest.importorskip("nemo", reason="needs the extra `nemo`")
 
 from tiny_parakeet import babble, restore
 
+from runtime.audio import resample
 from runtime.engines import make_recognizer
 from runtime.engines.parakeet.boosting import MAX_PHRASES, Boost
 from runtime.engines.parakeet.checkpoint import inspect, load
 from runtime.engines.parakeet.offline import ParakeetRecognizer
 from runtime.engines.parakeet.offline_model import OfflineModel
-from runtime.engines.parakeet.words import Tokens, Vocabulary
+from runtime.engines.parakeet.words import Tokens, Vocabulary, sentences, utterance
 from runtime.errors import (
     CheckpointError,
     EngineFailed,
@@ -182,7 +183,8 @@ def test_words_are_put_together_as_nemo_does_whatever_the_tokens(
         hypothesis = Hypothesis(
             score=0.0, y_sequence=ids, timestamp=list(starts), token_duration=list(durations)
         )
-        told = decoding.compute_rnnt_timestamps(hypothesis).timestamp["word"]
+        timestamps = decoding.compute_rnnt_timestamps(hypothesis).timestamp
+        told = timestamps["word"]
         words = vocabulary.words(Tokens(ids, starts, durations, [1.0] * count), 1.0)
         named = [
             Word(word["word"], word["start_offset"], word["end_offset"], 1.0)
@@ -192,6 +194,15 @@ def test_words_are_put_together_as_nemo_does_whatever_the_tokens(
         # NeMo gives the first word the time of the first token, though that is an empty one.
         assert [(w.text, w.end_s) for w in words] == [(w.text, w.end_s) for w in named], ids
         assert [w.start_s for w in words[1:]] == [w.start_s for w in named[1:]], ids
+        segments = [one for one in timestamps["segment"] if one["segment"].strip()]
+        ours = [utterance(sentence, 0, False) for sentence in sentences(words)]
+        # An empty word leaves a space too many there, or is where a segment begins or ends.
+        texts = [" ".join(segment["segment"].split()) for segment in segments]
+        assert [" ".join(one.text.split()) for one in ours] == texts, ids
+        if len(named) == len(told):
+            assert [one.end_s for one in ours] == [one["end_offset"] for one in segments], ids
+            starts = [one["start_offset"] for one in segments[1:]]
+            assert [one.start_s for one in ours[1:]] == starts, ids
 
 
 def test_the_longest_piece_has_positions_and_none_are_made_later(weights: Path, nemo: Any) -> None:
@@ -443,6 +454,18 @@ def test_what_is_no_sound_is_read_as_silence_and_the_rest_heard(
     assert run(engine.transcribe(np.zeros(0, dtype=np.float32), FILE)) == Transcript("", 0.0)
 
 
+def telephone(sound: Samples) -> Samples:
+    """300 to 3,400 Hz, at 8 kHz and in eight bits with mu-law (ITU-T G.711)."""
+    spectrum = np.fft.rfft(sound)
+    pitch = np.fft.rfftfreq(len(sound), 1 / RATE)
+    spectrum[(pitch < 300) | (pitch > 3400)] = 0
+    narrow = np.fft.irfft(spectrum, len(sound))[::2]
+    coded = np.sign(narrow) * np.log1p(255 * np.abs(np.clip(narrow, -1, 1))) / np.log(256)
+    coded = np.round(coded * 127) / 127
+    heard = np.sign(coded) * (np.power(256, np.abs(coded)) - 1) / 255
+    return resample(heard.astype(np.float32), RATE // 2, RATE)
+
+
 @pytest.mark.parametrize(
     "sound",
     [
@@ -452,8 +475,9 @@ def test_what_is_no_sound_is_read_as_silence_and_the_rest_heard(
         1e30 * babble(2.0),
         np.frombuffer(babble(2.0).tobytes(), dtype=np.float32),  # that cannot be written to
         babble(4.0)[::2],
+        telephone(babble(2.0)),
     ],
-    ids=["dc", "clipped", "loud", "huge", "read-only", "strided"],
+    ids=["dc", "clipped", "loud", "huge", "read-only", "strided", "telephone"],
 )
 def test_odd_sound_is_recognised_as_what_it_is(
     engine: ParakeetRecognizer, nemo: Any, run: Run, sound: Samples

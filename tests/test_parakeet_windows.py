@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
@@ -215,6 +216,55 @@ def test_three_minutes_in_pieces_are_heard_in_order_with_few_windows_under_way()
         assert final.end_s <= final.settled_s <= following.start_s
     assert all(final.text.endswith(".") for final in finals[:-1])
     assert freed == [freed[0]]
+
+
+def test_three_hours_are_heard_word_for_word_in_the_memory_of_a_few_windows() -> None:
+    hours, every_s, piece = 3, 2.5, 30 * SAMPLE_RATE
+    said = int(hours * 3600 / every_s) - 1
+
+    def word(number: int) -> Word:
+        end = "." if number % 7 == 6 else ""
+        return Word(f"w{number}{end}", number * every_s, number * every_s + 0.3)
+
+    async def recognize(samples: Samples) -> list[Word]:
+        """Each sample says in which millisecond of the recording it is."""
+        start = round(float(samples[0])) * (SAMPLE_RATE // 1000)
+        first = max(0, int(start / SAMPLE_RATE / every_s) - 1)
+        near = range(first, min(said, first + 3 + int(len(samples) / SAMPLE_RATE / every_s)))
+        found = heard(Window(samples, start, 0, False), [word(number) for number in near])
+        offset = start / SAMPLE_RATE
+        return [Word(w.text, w.start_s - offset, w.end_s - offset) for w in found]
+
+    async def main() -> int:
+        stream = stream_of(recognize, [])
+
+        async def push() -> None:
+            for at in range(0, hours * 3600 * SAMPLE_RATE, piece):
+                places = np.arange(at, at + piece) // (SAMPLE_RATE // 1000)
+                await stream.push(places.astype(np.float32))
+            await stream.finish()
+
+        pushing = asyncio.create_task(push())
+        number = 0
+        async for final in stream.events():
+            assert isinstance(final, FinalTranscript)
+            for heard_word in final.words:
+                expected = word(number)
+                assert heard_word.text.strip(",").lower() == expected.text
+                assert abs(heard_word.start_s - expected.start_s) < 0.09
+                number += 1
+        await pushing
+        await stream.close()
+        return number
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(main()) == said
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A piece in integers and floats, and the windows: the whole recording would be 691 MB.
+    assert peak < 20 * piece + 10 * 4 * LAYOUT.window
 
 
 def test_finalize_ends_the_utterance_and_what_follows_is_another() -> None:
