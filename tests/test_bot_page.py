@@ -151,6 +151,15 @@ def test_a_conversation_in_the_browser_with_an_interruption(address, clips, tmp_
     assert sent_to <= own_addresses()
 
 
+@pytest.mark.timed
+def test_a_call_is_connected_within_a_second_of_the_click(address, tmp_path) -> None:
+    with browser(tmp_path / "profile", recording(tmp_path / "voice.wav", 3.0)) as page:
+        page.open(address)
+        call(page)
+        marks = "'connected', 'call connecting', 'call connected'"
+        assert 0 < page.run(f"performance.measure({marks}).duration") < 1000
+
+
 def test_without_a_microphone_one_can_type_and_a_third_caller_is_refused(address, tmp_path) -> None:
     with browser(tmp_path / "profile", allow=False) as page:
         page.open(address)

@@ -262,6 +262,8 @@ def test_an_engine_that_cannot_be_made_or_loaded_fails_the_start_and_says_why(
     result = speech("up", scripted_yaml, "--detach", settings=own)
     assert result.code == code
     assert names in result.err
+    said = [line for line in result.err.splitlines() if not line.startswith("log:")]
+    assert names in said[-1], "after any traceback"
     assert "\x1b" not in result.err
     assert read_record(own) is None
 

@@ -44,6 +44,7 @@ function setState(state) {
   $("mute").disabled = !connected || !microphone;
   for (const control of $("typing").elements) control.disabled = !connected;
   document.body.dataset.state = state;
+  performance.mark(`call ${state}`);
   announce({ connecting: "Connecting …", connected: "Connected: just talk" }[state] ?? "Not connected");
   if (connected && !microphone) $("text").focus();
   if (state === "ended") release();

@@ -7,6 +7,7 @@ services and a parrot in place of the LLM. A second kind of turn barges in on th
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import re
@@ -345,6 +346,8 @@ async def sweep(
     """
     logger.disable("pipecat")
     clips = [clip for clip in clips if not _PAUSE.search(clip.text)]
+    gc.collect()
+    gc.freeze()  # as a bot should, see docs/bots.md
     rows = []
     for count in calls:
         tally, watch = _Tally(), LoopWatch()

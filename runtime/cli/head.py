@@ -64,6 +64,7 @@ _OBJECT_STORE_BYTES = 128 << 20
 _MAX_RAY_DIR = 40  # Ray's socket names add up to 66 characters, and 107 is Linux's limit
 _POLL_S = 0.1
 _DRAIN_CALL_S = 5.0  # a replica that does not answer is not waited for
+_OURS = re.compile(r"^runtime\.errors\.\w+: (.+)$", re.MULTILINE)
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")  # Ray colours its tracebacks
 _KEPT_SESSIONS = 2  # logs of earlier runs that are not deleted
 
@@ -299,9 +300,13 @@ def _report_healthy(
 
 
 def _why(application: Any) -> str:
-    messages = [application.message]
-    messages += [f"{name}: {d.message}" for name, d in application.deployments.items() if d.message]
-    return _COLOURS.sub("", "\n".join(message for message in messages if message))
+    """All that Serve tells, and last the errors of this project that its tracebacks are about."""
+    parts = {name: _COLOURS.sub("", d.message) for name, d in application.deployments.items()}
+    parts = {name: message for name, message in parts.items() if message}
+    reasons = [f"{name}: {m[-1]}" for name, part in parts.items() if (m := _OURS.findall(part))]
+    told = [_COLOURS.sub("", application.message)]
+    told += [f"{name}: {message}" for name, message in parts.items()]
+    return "\n".join([*filter(None, told), *reasons])
 
 
 def _stop(applications: list[str], settings: Settings, *, cluster: bool, drain: bool) -> None:

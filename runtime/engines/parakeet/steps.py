@@ -173,7 +173,9 @@ class StepLoop:
         """Prepare the next step; if there is none, and ``stop``, the thread is done."""
         model = self._model
         with self._lock:
-            works = self._scheduler.take(model.batch_of(self._scheduler.waiting)) if model else []
+            works: list[Work] = []
+            if model is not None:
+                works = self._scheduler.take(model.batch_of(self._scheduler.waiting))
             if not works:
                 self._running = self._running and not stop
                 return None
