@@ -95,15 +95,19 @@ class ASR:
         settle_memory()
 
     async def _load_engines(self) -> tuple[Admission, ...]:
+        ready = []
         for mode, args in self._chosen().items():
             engine = make_recognizer(args.engine, args.options)
             load = await engine.load()
             await engine.exercise()
+            ready.append((mode, args.engine, engine, load))
+        # Nobody is let in before all are there: to load one holds up what runs beside it.
+        for mode, name, engine, load in ready:
             slots = self._allotment.slots(engine.capabilities.slots, load)
             admission = Admission(slots, f"{mode} recognition", self._limits())
             if self._draining_since is not None:
                 admission.close(_STOPPING)
-            self._engines[mode] = _Loaded(args.engine, engine, load, admission)
+            self._engines[mode] = _Loaded(name, engine, load, admission)
         return tuple(loaded.admission for loaded in self._engines.values())
 
     async def _unload_engines(self, reason: str) -> None:

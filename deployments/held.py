@@ -31,6 +31,7 @@ def release_all() -> None:
     """
     gc.unfreeze()
     gc.collect()
+    cuda.release_workspaces()
     release_caches()
 
 

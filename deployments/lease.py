@@ -151,6 +151,9 @@ class ReplicaMemory:
                     # What is outside of the allocator is no estimate any more.
                     outside = held - cuda.allocator_reserved()
                     self._cap_allocator(lease.claim.total - lease.claim.host - outside)
+                    if size is not None:  # what loading took for a while, the next start needs
+                        beyond = cuda.allocator_peak() - cuda.allocator_reserved()
+                        size = max(size, min(size + beyond, lease.claim.total))
             arguments = (lease.replica, lease.device, size, self._signature)
             error = await self._ask("measured", *arguments)
             if error is not None:

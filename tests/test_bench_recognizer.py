@@ -71,19 +71,21 @@ def test_steps_of_an_engine_and_of_nemos_pipeline_are_in_the_rows(
     options = {"weights": str(tiny_parakeet(streaming=True)), "slots": 2, "dtype": "float32"}
     report = bench_live_parakeet(options, [1, 2], 2, 3, lambda row: None, live_only=True)
     assert [(row["streams"], row["path"]) for row in report["rows"]] == [
-        (1, "NeMo's pipeline"),
-        (2, "NeMo's pipeline"),
         (1, "in process, live"),
         (2, "in process, live"),
+        (1, "NeMo's pipeline"),
+        (2, "NeMo's pipeline"),
     ]
-    assert [row["step_ms"]["n"] for row in report["rows"][:2]] == [3, 3]
-    assert all(row["step_ms"]["n"] > 2 and 1 <= row["batch"] <= 2 for row in report["rows"][2:])
+    assert all(row["step_ms"]["n"] > 2 and 1 <= row["batch"] <= 2 for row in report["rows"][:2])
+    assert [row["step_ms"]["n"] for row in report["rows"][2:]] == [3, 3]
     assert "2: " in report["details"]["steps"]
 
 
 def test_an_engine_that_does_not_stream_has_no_live_row() -> None:
     (row,) = measure(f"{__name__}:Offline", [2])["rows"]
     assert row["path"] == "in process, file"
+    with pytest.raises(InvalidRequest, match="recordings only"):
+        bench_recognizer(f"{__name__}:Offline", {}, [2], 1, lambda row: None, live_only=True)
 
 
 def test_more_streams_than_slots_are_refused_before_anything_is_loaded() -> None:
@@ -107,6 +109,9 @@ def test_babble_is_what_it_was_and_as_long_as_it_was_asked_for() -> None:
         (["--engine", "moonshin"], "Did you mean 'moonshine'"),
         (["--engine", "moonshine", "--overhead", "2"], "--overhead"),
         (["--weights", "x.nemo"], "--engine"),
+        (["--live-only"], "--live-only"),
+        (["--engine", "parakeet", "--block-ms", "20"], "--block-ms"),
+        (["--engine", "moonshine", "--nemo-steps", "3"], "parakeet-streaming"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -156,8 +156,11 @@ def test_a_call_is_connected_within_a_second_of_the_click(address, tmp_path) -> 
     with browser(tmp_path / "profile", recording(tmp_path / "voice.wav", 3.0)) as page:
         page.open(address)
         call(page)
-        marks = "'connected', 'call connecting', 'call connected'"
-        assert 0 < page.run(f"performance.measure({marks}).duration") < 1000
+        marks = "'connected', 'call clicked', 'call connected'"
+        took = page.run(f"performance.measure({marks}).duration")
+        page.run("document.getElementById('call').click()")
+        page.wait("document.body.dataset.state === 'ended'")
+    assert 0 < took < 1000
 
 
 def test_without_a_microphone_one_can_type_and_a_third_caller_is_refused(address, tmp_path) -> None:

@@ -34,6 +34,8 @@ def test_random_models_come_with_the_shipped_configuration_for_them(tmp_path: Pa
         if what in engine["options"]
     }
     assert names == {"magpie.nemo", "codec.nemo", "parakeet.nemo", "streaming.nemo"}
+    added = {"max_utterance_s": 8, "normalizer": "rules"}
+    assert {what: args["tts"]["options"].pop(what) for what in added} == added
     assert args == wanted["args"]
 
 

@@ -18,6 +18,7 @@ let wait = null; // the answer that the user waits for: { since, heard, parts }
 
 async function start(withMicrophone = true) {
   hideProblem();
+  performance.mark("call clicked");
   setState("connecting");
   $("call").disabled = true; // until the microphone is allowed or refused
   try {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,16 +17,18 @@ from runtime.bench.load import closed_loop, poisson_arrivals
 from runtime.bench.report import distribution
 from runtime.bench.tts import Tally, arriving
 from runtime.engines import cuda, footprint_of
+from runtime.errors import ConfigError
 from runtime.memory.claims import CONTEXT
 from runtime.memory.device import DeviceMemory, devices, process_bytes, read
 from runtime.memory.footprint import GIB
 from runtime.memory.process import resident_bytes
 from runtime.requests import resolve_synthesis
-from runtime.speech import Stepping, SynthesisRequest, Synthesizer
+from runtime.speech import Step, Stepping, SynthesisRequest, Synthesizer
 
 _SAMPLE_S = 0.5
 _CANCELLED = 10  # utterances
-_SETTLED_S = 0.1  # an engine that goes on for so long after an utterance was dropped says so
+_QUIET_S = 0.05  # and three steps at the least, until an engine is taken to have stopped
+_GIVEN_UP_S = 10.0
 
 
 @dataclass(slots=True)
@@ -82,9 +85,12 @@ async def own_peak(interval_s: float = _SAMPLE_S) -> AsyncIterator[Peak]:
         peak.allocator = cuda.allocator_peak() or None
 
 
-def claim_gib(name: str, options: dict[str, Any]) -> float:
-    """What a replica with this engine claims of a GPU."""
-    footprint = footprint_of(name, options)
+def claim_gib(name: str, options: dict[str, Any]) -> float | None:
+    """What a replica with this engine claims of a GPU; None if it has no estimate of its own."""
+    try:
+        footprint = footprint_of(name, options)
+    except ConfigError:
+        return None
     slots = footprint.slots or footprint.max_slots
     size = footprint.weights + footprint.workspace + slots * footprint.state_per_slot
     return round((size + (CONTEXT if footprint.on_gpu else 0)) / GIB, 3)
@@ -180,12 +186,14 @@ async def _cancelled(engine: Synthesizer, request: SynthesisRequest) -> dict[str
     assert isinstance(engine, Stepping)
     resolved, _ = resolve_synthesis(request, engine.capabilities)
     steps, took_ms = [], []
+    await _still_done(engine, 0.0)  # of the rows before
     for _ in range(_CANCELLED):
+        longest_ms = 0.0
         async with aclosing(engine.synthesize(resolved)) as chunks:
-            await anext(chunks)
-            engine.take_steps()
-        await asyncio.sleep(_SETTLED_S)
-        after = engine.take_steps()
+            async for _chunk in chunks:
+                longest_ms = max((step.ms for step in engine.take_steps()), default=0.0)
+                break
+        after = await _still_done(engine, longest_ms)
         steps.append(len(after))
         took_ms.append(sum(step.ms for step in after))
     return {
@@ -195,6 +203,20 @@ async def _cancelled(engine: Synthesizer, request: SynthesisRequest) -> dict[str
         "steps_after": max(steps),
         "after_ms": distribution(took_ms),
     }
+
+
+async def _still_done(engine: Stepping, longest_ms: float) -> list[Step]:
+    """The steps until none has ended for as long as three of them take, or for 10 s in all."""
+    done: list[Step] = []
+    ends = time.perf_counter() + _GIVEN_UP_S
+    while time.perf_counter() < ends:
+        await asyncio.sleep(max(_QUIET_S, 3 * longest_ms / 1e3))
+        more = engine.take_steps()
+        if not more:
+            break
+        done += more
+        longest_ms = max(longest_ms, *(step.ms for step in more))
+    return done
 
 
 def _figures(tally: Tally, wall_s: float) -> dict[str, Any]:

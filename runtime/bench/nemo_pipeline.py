@@ -128,10 +128,12 @@ class NemoPipeline:
 def sweep(
     path: Path,
     right_context: int,
-    dtype: str,
     streams: Sequence[int],
     steps: int,
     on_row: Callable[[dict[str, Any]], None],
+    *,
+    device: str,
+    dtype: str,
 ) -> list[dict[str, Any]]:
     """A row for each number of streams up to 128: steps that take a chunk of all of them."""
     import torch
@@ -139,7 +141,9 @@ def sweep(
     counts = [count for count in streams if count <= _MOST]
     if not counts:
         return []
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gc.collect()  # what was closed before may be in cycles
+    cuda.release_cached()
+    precision = torch.get_float32_matmul_precision()
     pipeline = NemoPipeline(path, right_context, device=device, dtype=dtype, streams=max(counts))
     clips = [
         babble((steps + _WARM_UPS) * pipeline.chunk / SAMPLE_RATE, seed)
@@ -155,6 +159,7 @@ def sweep(
             row["allocator_gib"] = round(peak / 2**30, 3)
         rows.append(row)
         on_row(row)
+    torch.set_float32_matmul_precision(precision)  # which NeMo has set
     del pipeline
     gc.collect()
     cuda.release_cached()

@@ -49,8 +49,8 @@ def _section(path: Path, report: dict[str, Any]) -> str:
         head += f" Ready after {report['load_s']} s"
         head += f", warm-up {report['warmup_ms']:.0f} ms." if report["warmup_ms"] else "."
     if held := report.get("memory"):
-        head += f" It claims {held['claim_gib']} GiB of the GPU, and held {held['peak_gib']} once"
-        head += f" it had loaded and done its most, {held['allocator_gib']} of it torch's."
+        head += f" Once it had loaded and done its most it held {held['peak_gib']} GiB of the GPU"
+        head += f", and claims {held['claim_gib']}." if held["claim_gib"] else "."
     if note := report.get("note"):
         head += f"\n\n{note}"
     parts = [head, *map(_table, _tables(report["rows"])), *_handle_costs(report["rows"])]

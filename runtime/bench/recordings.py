@@ -76,7 +76,12 @@ def sounds(count: int, seconds: float) -> list[Samples]:
 
 
 def by_nemo(
-    weights: Path, streams: Sequence[int], rounds: int, seconds: float, dtype: str, on_row: OnRow
+    weights: Path,
+    streams: Sequence[int],
+    utterances: int,
+    seconds: float,
+    dtype: str,
+    on_row: OnRow,
 ) -> list[dict[str, Any]]:
     """``transcribe()`` with as many recordings in a batch as there are streams; the yardstick."""
     models = import_nemo("nemo.collections.asr.models")
@@ -88,7 +93,7 @@ def by_nemo(
     mixed = torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32")
     rows = []
     for count in streams:
-        batch = sounds(count, seconds)
+        batch, rounds = sounds(count, seconds), _rounds(utterances, count)
         tally = Tally()
         cuda.forget_peak()
         with quietly(), mixed:
@@ -111,7 +116,7 @@ def by_nemo(
 
 
 async def in_process(
-    engine: Recognizer, streams: Sequence[int], rounds: int, seconds: float, on_row: OnRow
+    engine: Recognizer, streams: Sequence[int], utterances: int, seconds: float, on_row: OnRow
 ) -> list[dict[str, Any]]:
     """The engine in this process; callers beyond its slots queue, as before a deployment's."""
     slots = asyncio.Semaphore(engine.capabilities.slots)
@@ -125,6 +130,7 @@ async def in_process(
 
     rows = []
     for count in streams:
+        rounds = _rounds(utterances, count)
         for turn in range(2):  # the first warms up
             tally = Tally()
             jobs = [
@@ -140,7 +146,7 @@ async def in_process(
 
 
 async def by_handle(
-    client: SpeechClient, streams: Sequence[int], rounds: int, seconds: float, on_row: OnRow
+    client: SpeechClient, streams: Sequence[int], utterances: int, seconds: float, on_row: OnRow
 ) -> list[dict[str, Any]]:
     """The same through a daemon's deployment, from one process."""
 
@@ -150,6 +156,7 @@ async def by_handle(
     (replica,) = await client.replicas("ASR")
     rows = []
     for count in streams:
+        rounds = _rounds(utterances, count)
         for turn in range(2):
             tally = Tally()
             pcm = [float32_to_pcm16(sound) for sound in sounds(count, seconds)]
@@ -165,6 +172,10 @@ async def by_handle(
         rows.append(row)
         on_row(row)
     return rows
+
+
+def _rounds(utterances: int, streams: int) -> int:
+    return max(3, -(-utterances // streams))
 
 
 async def _timed(

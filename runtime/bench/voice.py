@@ -12,8 +12,8 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -346,8 +346,6 @@ async def sweep(
     """
     logger.disable("pipecat")
     clips = [clip for clip in clips if not _PAUSE.search(clip.text)]
-    gc.collect()
-    gc.freeze()  # as a bot should, see docs/bots.md
     rows = []
     for count in calls:
         tally, watch = _Tally(), LoopWatch()
@@ -358,7 +356,7 @@ async def sweep(
                 for _ in range(count)
             ]
             await asyncio.sleep(_CONNECTED_S)
-            with watch.watching():
+            with _frozen_heap(), watch.watching():
                 talks = (_converse(bot, clips[n:], each, tally) for n, bot in enumerate(bots))
                 await asyncio.gather(*talks)
         row = {
@@ -384,6 +382,17 @@ async def sweep(
         on_row(row)
     await disconnect()
     return rows
+
+
+@contextmanager
+def _frozen_heap() -> Iterator[None]:
+    """What is imported is not looked at by the garbage collector: as bots are told to have it."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _converse(call: _Call, clips: Sequence[Clip], turns: int, tally: _Tally) -> None:

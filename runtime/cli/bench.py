@@ -120,13 +120,13 @@ def asr(
     live_only: bool = typer.Option(
         False, "--live-only", help="With --engine: no rows of recordings."
     ),
-    block_ms: float = typer.Option(
-        80.0, min=1.0, help="With --engine: how much audio live streams push at once."
+    block_ms: float | None = typer.Option(
+        None, min=1.0, help="With --engine: how much audio live streams push at once; else 80 ms."
     ),
-    nemo_steps: int = typer.Option(
-        30,
+    nemo_steps: int | None = typer.Option(
+        None,
         min=0,
-        help="With --engine parakeet-streaming: steps of NeMo's own pipeline beside it; "
+        help="With --engine parakeet-streaming: steps of NeMo's own pipeline after it, else 30; "
         "0 leaves it out.",
     ),
     overhead: int = _Overhead,
@@ -140,17 +140,26 @@ def asr(
     if engine is not None:
         _without_overhead(overhead)
         show = _show(as_json)
-        how = {"block_s": block_ms / 1000, "live_only": live_only}
+        how: dict[str, Any] = {"live_only": True} if live_only else {}
+        if block_ms is not None:
+            how["block_s"] = block_ms / 1000
+        if (how and engine == "parakeet") or (
+            nemo_steps is not None and engine != "parakeet-streaming"
+        ):
+            raise InvalidRequest(_OF_LIVE_STREAMS)
         with working("measuring ...", quiet=as_json):
             if engine == "parakeet":  # recordings, not live callers
                 result = bench_recordings(options, counts, utterances, seconds, show)
             elif engine == "parakeet-streaming":
-                result = bench_live_parakeet(options, counts, utterances, nemo_steps, show, **how)
+                steps = 30 if nemo_steps is None else nemo_steps
+                result = bench_live_parakeet(options, counts, utterances, steps, show, **how)
             else:
                 result = bench_recognizer(engine, options, counts, utterances, show, **how)
         _print(result, as_json)
         return
     _without_options(options)
+    if live_only or block_ms is not None or nemo_steps is not None:
+        raise InvalidRequest(_OF_LIVE_STREAMS)
 
     async def run(client: SpeechClient) -> dict[str, Any]:
         engines = {loaded.role: loaded for loaded in (await client.info())["ASR"].engines}
@@ -335,6 +344,12 @@ async def _connected(
         return await run(client)
     finally:
         await client.aclose()
+
+
+_OF_LIVE_STREAMS = (
+    "--live-only and --block-ms are of an --engine that hears live streams, and --nemo-steps is of "
+    "--engine parakeet-streaming."
+)
 
 
 def _without_overhead(overhead: int) -> None:

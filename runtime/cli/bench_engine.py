@@ -12,6 +12,7 @@ from rich.table import Table
 from runtime.bench import in_process, in_process_asr, nemo_pipeline
 from runtime.bench.report import report
 from runtime.engines import cuda, make_recognizer, make_synthesizer
+from runtime.engines.nemo import pick_device
 from runtime.engines.parakeet.checkpoint import inspect
 from runtime.engines.parakeet.options import read_streaming_options
 from runtime.errors import InvalidRequest, SpeechError
@@ -78,6 +79,8 @@ def bench_recognizer(
         SpeechError: There is no such engine, it does not take these options, or it failed.
     """
     engine = make_recognizer(name, options)
+    if how.get("live_only") and not engine.capabilities.streaming:
+        raise InvalidRequest(f"{name} takes recordings only: there are no live rows to show.")
     if max(streams) > engine.capabilities.slots:
         raise InvalidRequest(
             f"{max(streams)} streams are more than the {engine.capabilities.slots} that the engine "
@@ -99,7 +102,7 @@ def bench_live_parakeet(
     on_row: Callable[[dict[str, Any]], None],
     **how: Any,
 ) -> dict[str, Any]:
-    """``parakeet-streaming``, and before it NeMo's own pipeline with the same checkpoint.
+    """``parakeet-streaming``, and after it NeMo's own pipeline with the same checkpoint.
 
     Args:
         options: Of the engine.
@@ -114,13 +117,18 @@ def bench_live_parakeet(
     """
     read = read_streaming_options(options)
     weights = inspect(read.common.weights or path_of(read.common.model_name)).weights
-    rows = (
-        nemo_pipeline.sweep(weights, read.right_context, read.common.dtype, streams, steps, on_row)
-        if steps
-        else []
-    )
     result = bench_recognizer("parakeet-streaming", options, streams, utterances, on_row, **how)
-    return {**result, "rows": [*rows, *result["rows"]]}
+    if steps:
+        result["rows"] += nemo_pipeline.sweep(
+            weights,
+            read.right_context,
+            streams,
+            steps,
+            on_row,
+            device=pick_device(read.device),
+            dtype=read.common.dtype,
+        )
+    return result
 
 
 def _benched(
@@ -134,6 +142,7 @@ def _benched(
             async with in_process.own_peak() as loading:
                 loaded = await engine.load()
                 await engine.exercise()
+            cuda.release_cached()  # rows show what they need themselves
             rows, notes = await measure(engine)
             result = report(name, loaded.seconds, loaded.warmup_ms, rows)
         finally:

@@ -42,10 +42,9 @@ def bench_recordings(
         SpeechError: It does not take these options, or failed.
     """
     read = read_offline_options(options)
-    rounds = max(3, -(-utterances // max(streams)))
     weights = read.common.weights or path_of(read.common.model_name)
     rows = recordings.by_nemo(
-        inspect(weights).weights, streams, rounds, seconds, read.common.dtype, on_row
+        inspect(weights).weights, streams, utterances, seconds, read.common.dtype, on_row
     )
 
     async def here() -> dict[str, Any]:
@@ -53,7 +52,7 @@ def bench_recordings(
         try:
             loaded = await engine.load()
             await engine.exercise()
-            rows.extend(await recordings.in_process(engine, streams, rounds, seconds, on_row))
+            rows.extend(await recordings.in_process(engine, streams, utterances, seconds, on_row))
             result = report("parakeet", loaded.seconds, loaded.warmup_ms, rows)
             if cuda.allocator_peak():
                 result["device"] = f"{devices(read_devices())[0].name}; {result['device']}"
@@ -66,7 +65,7 @@ def bench_recordings(
     async def through_daemon(settings: Settings) -> None:
         client = await SpeechClient.connect(settings=settings)
         try:
-            rows.extend(await recordings.by_handle(client, streams, rounds, seconds, on_row))
+            rows.extend(await recordings.by_handle(client, streams, utterances, seconds, on_row))
         finally:
             await client.aclose()
 

@@ -106,6 +106,17 @@ def release_cached() -> None:
         torch.cuda.empty_cache()
 
 
+def release_workspaces() -> None:
+    """Give up cuBLAS's workspaces, of all streams; only where no CUDA graph is left.
+
+    Graphs hold their addresses. Torch keeps one for each stream and thread for good, and an
+    engine that is loaded again takes others.
+    """
+    torch = _torch_in_use()
+    if torch is not None:
+        torch._C._cuda_clearCublasWorkspaces()
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation was refused; torch's own error is known by its name, without torch."""
     return (
@@ -141,4 +152,6 @@ def as_engine_error(error: Exception, engine: str) -> EngineFailed:
 
 def _torch_in_use() -> Any:
     torch = sys.modules.get("torch")
-    return torch if torch is not None and torch.cuda.is_initialized() else None
+    # While another thread imports it, it has not got everything yet.
+    ready = getattr(getattr(torch, "cuda", None), "is_initialized", None)
+    return torch if ready is not None and ready() else None

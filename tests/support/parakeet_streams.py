@@ -52,9 +52,6 @@ class ScriptedModel:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def batch_of(self, waiting: int) -> int:
-        return min(waiting, self.batch)
-
     def prepare(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         assert 0 < len(chunks) <= self.batch
         rows = [chunk.row for chunk in (*chunks, *(self._current or ()))]

@@ -49,7 +49,12 @@ def configuration(folder: Path) -> dict[str, Any]:
     asr, tts = application["args"]["asr"], application["args"]["tts"]
     asr["live"]["options"]["weights"] = str(folder / "streaming.nemo")
     asr["file"]["options"]["weights"] = str(folder / "parakeet.nemo")
-    tts["options"] |= {"weights": str(folder / "magpie.nemo"), "codec": str(folder / "codec.nemo")}
+    tts["options"] |= {
+        "weights": str(folder / "magpie.nemo"),
+        "codec": str(folder / "codec.nemo"),
+        "max_utterance_s": 8,  # they never end by themselves
+        "normalizer": "rules",
+    }
     return document
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from runtime.audio import silence_invalid
-from runtime.engines.cuda import is_device_failure
+from runtime.engines.cuda import is_device_failure, release_cached
 from runtime.engines.embedded.segmenter import Segmenter, SegmentRules
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
@@ -179,6 +179,7 @@ class ParakeetRecognizer:
         model = self._loaded
         window_s = self._options.window_s
         model.recognize([_noise(self._longest / SAMPLE_RATE)])
+        release_cached()  # or its blocks would lie beside those of a batch
         largest = [_noise(window_s)] * self._slots
         model.recognize(largest)
         per_sample = _seconds(model, largest) / (self._slots * self._window)

@@ -45,7 +45,6 @@ class OfflineModel:
         self.free = 0
         graphs = parakeet.device == "cuda"
         self._stream = _new_stream() if graphs else None
-        self._search_memory = _new_pool() if graphs else None
         sizes = ladder(rows, window_s, geometry.sample_rate) if graphs else []
         self._encoder_graphs = EncoderGraphs(self._encode_signal, sizes)
         self._plain = _decoding(self._model, graphs, boosting=False)
@@ -54,6 +53,8 @@ class OfflineModel:
         multi_model.to(parakeet.device)
         self.trees = BoostingTrees(multi_model, self._model.tokenizer)
         self.vocabulary = Vocabulary(self._plain, geometry.vocabulary)
+        if graphs:
+            _keep_memory(self._plain, self._boosting)
 
     @property
     def graphs(self) -> str:
@@ -97,12 +98,8 @@ class OfflineModel:
         with torch.inference_mode():
             encoded = torch.zeros(self._rows, width, self._frames, device=self.parakeet.device)
             lengths = torch.full((self._rows,), self._frames, device=self.parakeet.device)
-            # What the body of a conditional node needs is of a capture of its own, which torch
-            # does not know to be one: to its allocator that memory is free once it is captured,
-            # and may be given back or to others while the graph goes on writing to it.
-            with torch.cuda.use_mem_pool(self._search_memory):
-                self._search(encoded, lengths, None)
-                self._search(encoded, lengths, [-1] * self._rows)
+            self._search(encoded, lengths, None)
+            self._search(encoded, lengths, [-1] * self._rows)
             self._encoder_graphs.capture()
         del encoded, lengths
         torch.cuda.synchronize()
@@ -170,11 +167,25 @@ def _new_stream() -> Any:
     return torch.cuda.Stream()
 
 
-def _new_pool() -> Any:
-    """Memory that is the searches' alone as long as this lives."""
+def _keep_memory(*decodings: Any) -> None:
+    """Let NeMo capture each search in memory that is nobody else's as long as it lives.
+
+    What the body of a conditional node needs is of a capture of its own, which torch does not know
+    to be one: to its allocator that memory is free once it is captured, and may be given back or
+    to others while the graph goes on writing to it.
+    """
     import torch
 
-    return torch.cuda.MemPool()
+    for decoding in decodings:
+        computer, pool = decoding.decoding.decoding_computer, torch.cuda.MemPool()
+
+        def captured(
+            *arguments: Any, make: Any = computer._graph_reinitialize, pool: Any = pool
+        ) -> None:
+            with torch.cuda.use_mem_pool(pool):
+                make(*arguments)
+
+        computer._graph_reinitialize = captured
 
 
 def _collect(hypotheses: Any, found: list[Tokens]) -> None:

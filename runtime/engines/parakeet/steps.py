@@ -34,9 +34,7 @@ in no time, and meanwhile others may join them."""
 class Model(Protocol):
     """What the steps need of a model; see ``StreamingModel``."""
 
-    def batch_of(self, waiting: int) -> int:
-        """How many of those who wait should share the next step."""
-        ...
+    batch: int
 
     def prepare(self, chunks: Sequence[Chunk]) -> Any:
         """Send the inputs of a step."""
@@ -173,9 +171,7 @@ class StepLoop:
         """Prepare the next step; if there is none, and ``stop``, the thread is done."""
         model = self._model
         with self._lock:
-            works: list[Work] = []
-            if model is not None:
-                works = self._scheduler.take(model.batch_of(self._scheduler.waiting))
+            works = [] if model is None else self._scheduler.take(model.batch)
             if not works:
                 self._running = self._running and not stop
                 return None
