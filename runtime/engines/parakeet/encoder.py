@@ -1,12 +1,10 @@
 """A cache-aware FastConformer over the caches of many slots, which are changed in place.
 
-NeMo's own layers, one after the other, as its ``ConformerEncoder.forward_internal`` calls
-them (3.0.0, nemo/collections/asr/modules/conformer_encoder.py). NeMo gathers the new caches of
-all layers, stacks them and hands them back: three times the state. Here a layer's rows are
-taken out of the slots' tensors and put back before the next layer runs.
-
-Each step projects keys and values of all cached frames anew. Who keeps them projected instead
-changes this file alone: what is cached, and what a layer is called with.
+NeMo's own modules, one after the other, as its ``ConformerEncoder.forward_internal`` and
+``ConformerLayer.forward`` call them (3.0.0, nemo/collections/asr/modules/conformer_encoder.py and
+parts/submodules/conformer_modules.py), but for the attention (``attention.py``). NeMo gathers the
+new caches of all layers, stacks them and hands them back: three times the state. Here what a slot
+keeps stays where it is, and only what is new is written.
 """
 
 from __future__ import annotations
@@ -15,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from runtime.engines.parakeet.attention import CachedAttention, Past
+from runtime.errors import CheckpointError
 
 
 class StreamingEncoder:
@@ -34,7 +35,12 @@ class StreamingEncoder:
             encoder: With chunked attention and causal convolutions.
             rows: Slots.
             context: Frames of left context, and of lookahead, for as long as this lives.
+
+        Raises:
+            CheckpointError: Adapters are switched on, which are not run here.
         """
+        if any(layer.is_adapter_available() for layer in encoder.layers):
+            raise CheckpointError("The encoder has adapters: they cannot be run on live streams.")
         encoder.set_default_att_context_size(list(context))
         config = encoder.streaming_cfg
         self._encoder = encoder
@@ -46,21 +52,27 @@ class StreamingEncoder:
         self.width = int(encoder.out_proj.out_features if encoder.out_proj else encoder.d_model)
         weight = next(encoder.parameters())
         self._dtype = weight.dtype
-        # (layers, rows, frames, d) and (layers, rows, d, kernel - 1)
-        self._channels, self._times, self._held = encoder.get_initial_cache_state(
+        # (layers, rows, left, d) and (layers, rows, d, kernel - 1)
+        self._rings, self._times, self._told = encoder.get_initial_cache_state(
             batch_size=rows, dtype=weight.dtype, device=weight.device
         )
+        chunk = weight.new_empty(1, self.frames, encoder.d_model)
+        _, positions = encoder.pos_enc(x=chunk, cache_len=self._left)
+        self._attention = [
+            CachedAttention(layer.self_attn, positions, ring, self.frames)
+            for layer, ring in zip(encoder.layers, self._rings, strict=True)
+        ]
 
     @property
     def state_bytes(self) -> int:
         """Of the caches of all slots."""
-        return int(self._channels.nbytes + self._times.nbytes + self._held.nbytes)
+        return int(self._rings.nbytes + self._times.nbytes + self._told.nbytes)
 
     def reset(self, rows: Tensor) -> None:
         """Let these slots begin with nothing heard."""
-        self._channels.index_fill_(1, rows, 0.0)
+        self._rings.index_fill_(1, rows, 0.0)  # not to be seen, but NaN would be
         self._times.index_fill_(1, rows, 0.0)
-        self._held.index_fill_(0, rows, 0)
+        self._told.index_fill_(0, rows, 0)
 
     def step(self, features: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the next chunk of some slots.
@@ -79,30 +91,24 @@ class StreamingEncoder:
         )
         hidden = hidden[:, self._drop :]
         lengths = (lengths.to(torch.int64) - self._drop).clamp(min=0)
-        held = self._held.index_select(0, rows)
-        hidden, positions = encoder.pos_enc(x=hidden, cache_len=left)
-        padding, attention = encoder._create_masks(
-            att_context_size=encoder.att_context_size,
-            padding_length=lengths + left,
-            max_audio_length=hidden.shape[1] + left,
-            offset=left - held,
-            device=hidden.device,
-        )
-        padding, attention = padding[:, left:], attention[:, left:]
-        for layer, channels, times in zip(encoder.layers, self._channels, self._times, strict=True):
-            hidden, channel, time = layer(
-                x=hidden,
-                att_mask=attention,
-                pos_emb=positions,
-                pad_mask=padding,
-                cache_last_channel=channels.index_select(0, rows),
-                cache_last_time=times.index_select(0, rows),
+        told = self._told.index_select(0, rows)
+        hidden, _ = encoder.pos_enc(x=hidden, cache_len=left)
+        past = Past.of(rows, told, lengths, left, self.frames)
+        nothing = ~past.counts[:, left:]
+        for layer, attend, kept in zip(encoder.layers, self._attention, self._times, strict=True):
+            half = layer.feed_forward1(layer.norm_feed_forward1(hidden))
+            hidden = hidden + half * layer.fc_factor
+            hidden = hidden + attend(layer.norm_self_att(hidden), past)
+            heard, times = layer.conv(
+                layer.norm_conv(hidden), pad_mask=nothing, cache=kept.index_select(0, rows)
             )
-            channels.index_copy_(0, rows, channel)
-            times.index_copy_(0, rows, time)
+            kept.index_copy_(0, rows, times)
+            hidden = hidden + heard
+            half = layer.feed_forward2(layer.norm_feed_forward2(hidden))
+            hidden = layer.norm_out(hidden + half * layer.fc_factor)
         if encoder.out_proj is not None:
             hidden = encoder.out_proj(hidden)
-        self._held.index_copy_(0, rows, (held + hidden.shape[1]).clamp(max=left))
+        self._told.index_copy_(0, rows, told + self.frames)
         return hidden.float(), lengths
 
 

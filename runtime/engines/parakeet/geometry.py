@@ -181,13 +181,14 @@ def _contexts(encoder: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
     """Frames of left context, and the lookaheads; none where a frame's future is not bounded.
 
     A step needs no frame twice only where attention is cut into chunks and all convolutions
-    are causal.
+    are causal; positions are relative.
     """
     sizes = encoder.get("att_context_size") or [-1, -1]
     sizes = sizes if isinstance(sizes[0], list) else [sizes]
     lefts = {int(left) for left, _ in sizes}
     streams = (
         encoder.get("att_context_style") == "chunked_limited"
+        and encoder.get("self_attention_model", "rel_pos") == "rel_pos"
         and encoder.get("conv_context_size") == "causal"
         and bool(encoder.get("causal_downsampling"))
         and len(lefts) == 1

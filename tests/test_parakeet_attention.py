@@ -1,0 +1,153 @@
+"""Attention to what slots keep finds what NeMo's finds, plainly and in its kernel.
+
+On a machine with no GPU Triton's interpreter runs the kernel, in float32; on a GPU it runs in the
+public geometry, in bfloat16.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra `nemo`")
+
+from runtime.engines.parakeet.attention import (  # noqa: E402
+    CachedAttention,
+    Past,
+    attend_rings_plainly,
+)
+
+GPU = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # which Triton reads when it is imported
+ROOT = Path(__file__).parent.parent
+ROWS = (3, 0, 4, 4)  # the last slot is nobody's, and comes twice
+
+
+def step(
+    *, left: int, frames: int, heads: int = 2, d: int = 32, batch: int = 4, seed: int = 0
+) -> tuple[Any, ...]:
+    """Queries and frames of a step: slots that begin, are filling up, and went round."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def numbers(*shape: int) -> Any:
+        return torch.randn(*shape, generator=draw)
+
+    rows = torch.tensor((ROWS * batch)[:batch]) if batch <= 4 else torch.arange(batch)
+    told = torch.tensor(([0, 3 * frames, 0, left + 5 * frames] * batch)[:batch])
+    lengths = torch.tensor(([frames, frames, 0, 1] * batch)[:batch])
+    return (
+        numbers(heads, batch * frames, d) * d**-0.5,
+        numbers(heads, batch * frames, -(-(left + 2 * frames - 1) // 8) * 8),
+        numbers(max(5, batch), left, d),
+        numbers(batch, frames, d),
+        Past.of(rows, told, lengths, left, frames),
+        1.0,
+    )
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+@pytest.mark.parametrize(("left", "frames"), [(6, 2), (7, 1), (14, 14)])
+def test_a_stream_is_attended_to_as_by_nemo(left: int, frames: int) -> None:
+    nemo = pytest.importorskip(
+        "nemo.collections.asr.parts.submodules.multi_head_attention",
+        reason="needs the extra `nemo`",
+    )
+    torch.manual_seed(1)
+    theirs = nemo.RelPositionMultiHeadAttention(4, 32, 0.0, None, None, left).eval()
+    theirs.cache_drop_size = 0
+    torch.nn.init.normal_(theirs.pos_bias_u)
+    torch.nn.init.normal_(theirs.pos_bias_v)
+    encoding = nemo.RelPositionalEncoding(32, 0.0)
+    encoding.extend_pe(64, torch.device("cpu"), torch.float32)
+    ring = torch.full((3, left, 32), torch.nan)
+    ring[[0, 2]] = 0.0
+    with torch.no_grad():
+        _, positions = encoding(torch.zeros(1, frames, 32), cache_len=left)
+        ours = CachedAttention(theirs, positions, ring, frames)
+        rows, cache = torch.tensor([2, 0]), torch.zeros(2, left, 32)
+        for number in range(3 * (left // frames) + 2):
+            told = torch.tensor([number * frames] * 2)
+            chunk = torch.randn(2, frames, 32)
+            past = Past.of(rows, told, torch.tensor([frames] * 2), left, frames)
+            unseen = torch.arange(left + frames) < left - told[0]
+            wanted, cache = theirs(
+                chunk,
+                chunk,
+                chunk,
+                unseen.expand(2, frames, -1),
+                positions,
+                cache=cache,
+            )
+            torch.testing.assert_close(ours(chunk, past), wanted, atol=1e-5, rtol=1e-5)
+    assert bool(ring[1].isnan().all()), "a slot that was in no step"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+def test_a_chunk_must_fit_into_what_is_kept() -> None:
+    class Attention:
+        h, d_k = 2, 16
+
+    with pytest.raises(ValueError, match="a chunk of 4 frames, of which 3 are kept"):
+        CachedAttention(Attention(), torch.zeros(1, 16, 32), torch.zeros(2, 3, 32), 4)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="is what runs the others")
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_under_the_interpreter() -> None:
+    """In a process of its own, where Triton is not imported yet."""
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    # A suite of its own: it waits for no test beside this one.
+    ours = {name: v for name, v in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = {**ours, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"[1-9]\d* passed", done.stdout)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="runs within test_under_the_interpreter")
+@pytest.mark.parametrize(
+    ("left", "frames", "heads", "d"), [(6, 2, 2, 32), (7, 1, 3, 48), (14, 14, 2, 32), (70, 2, 8, 256)]
+)
+def test_the_kernel_finds_what_is_found_plainly(
+    left: int, frames: int, heads: int, d: int
+) -> None:
+    from runtime.engines.parakeet.kernels import attend_rings
+
+    given = step(left=left, frames=frames, heads=heads, d=d)
+    found = attend_rings(*given)
+    wanted = attend_rings_plainly(*given)
+    lines = torch.ones(4, frames, dtype=torch.bool)
+    lines[2] = False  # a slot that has heard nothing, ever: of it nothing is asked
+    torch.testing.assert_close(
+        found[:, lines.flatten()], wanted[:, lines.flatten()], atol=2e-5, rtol=1e-5
+    )
+    assert bool(found.isfinite().all())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA GPU")
+@pytest.mark.parametrize(("batch", "frames"), [(1, 2), (512, 2), (64, 14), (64, 1)])
+def test_in_bfloat16_the_kernel_is_no_further_from_float32_than_plain_torch(
+    batch: int, frames: int
+) -> None:
+    from dataclasses import astuple
+
+    from runtime.engines.parakeet.kernels import attend_rings
+
+    *numbers, past, scale = step(left=70, frames=frames, heads=8, d=1024, batch=batch)
+    past = Past(*(part.cuda() for part in astuple(past)))
+    half = [tensor.cuda().bfloat16() for tensor in numbers]
+    exact = attend_rings_plainly(*(tensor.double() for tensor in half), past, scale)
+    plain = attend_rings_plainly(*half, past, scale).double()
+    found = attend_rings(*half, past, scale).double()
+    asked = (past.lengths + past.told > 0).repeat_interleave(frames)
+    errors = [float((one - exact)[:, asked].abs().max()) for one in (found, plain)]
+    assert errors[0] <= 1.5 * errors[1]
+    assert errors[1] < 0.05
