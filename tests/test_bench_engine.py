@@ -73,6 +73,8 @@ def test_an_engine_in_a_wheel_is_measured_without_a_daemon(speech: Any) -> None:
     assert result.json["warmup_ms"] > 0
     assert "note" not in result.json
     throughput, paced, dropped = result.json["rows"]
+    as_they_came = [json.loads(line) for line in result.err.splitlines() if line[:1] == "{"]
+    assert as_they_came == result.json["rows"], "kept by who is interrupted"
     assert not FIGURES - set(throughput)
     assert (throughput["path"], throughput["slots"]) == ("in process", 16)
     assert (throughput["pacing"], paced["pacing"][:7]) == ("off", "Poisson")

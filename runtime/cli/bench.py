@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from enum import StrEnum
@@ -372,11 +373,15 @@ def _counts(streams: str) -> list[int]:
     return counts
 
 
-def _show(quiet: bool) -> Callable[[dict[str, Any]], None]:
+def _show(as_json: bool) -> Callable[[dict[str, Any]], None]:
+    """Rows as they come, on standard error: what has been measured outlives what fails later."""
+
     def show(row: dict[str, Any]) -> None:
-        if not quiet:
-            what = row.get("scenario") or f"{row.get('path', '')} {row['streams']} streams"
-            notes.print(f"[dim]{what} done[/]")
+        if as_json:
+            print_json(row, sys.stderr)
+            return
+        what = row.get("scenario") or f"{row.get('path', '')} {row['streams']} streams"
+        notes.print(f"[dim]{what} done[/]")
 
     return show
 

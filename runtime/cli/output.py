@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -21,10 +21,11 @@ VERDICTS = {"pass": "green", "warn": "yellow", "fail": "red"}
 """The colour of each."""
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """Print the one object of a ``--json`` run."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+def print_json(value: dict[str, Any], to: TextIO | None = None) -> None:
+    """Print the one object of a ``--json`` run, to standard output unless told otherwise."""
+    to = to or sys.stdout
+    to.write(json.dumps(value, ensure_ascii=False) + "\n")
+    to.flush()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Past:
         rows: Their slots, ``(batch,)``.
         told: How many frames each was ever told, ``(batch,)`` int64.
         lengths: How many of the new frames count, ``(batch,)`` int64.
-        places: In the rings of all slots, laid end to end, of each new frame, ``(batch * frames,)``.
+        places: Of each new frame in the rings of all slots, laid end to end, ``(batch * frames,)``.
         age: Of each place of a slot's ring, and of the new frames after it: 0 is the oldest;
             ``(batch, left + frames)``.
         counts: Whether there is a frame there yet, and it counts; as ``age``.
@@ -46,6 +46,11 @@ class Past:
     places: Tensor
     age: Tensor
     counts: Tensor
+
+    @property
+    def counts_new(self) -> Tensor:
+        """Which of the new frames count, ``(batch, frames)``."""
+        return self.counts[:, -(len(self.places) // len(self.rows)) :]
 
     @classmethod
     def of(cls, rows: Tensor, told: Tensor, lengths: Tensor, left: int, frames: int) -> Past:

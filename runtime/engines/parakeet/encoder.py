@@ -2,9 +2,9 @@
 
 NeMo's own modules, one after the other, as its ``ConformerEncoder.forward_internal`` and
 ``ConformerLayer.forward`` call them (3.0.0, nemo/collections/asr/modules/conformer_encoder.py and
-parts/submodules/conformer_modules.py), but for the attention (``attention.py``). NeMo gathers the
-new caches of all layers, stacks them and hands them back: three times the state. Here what a slot
-keeps stays where it is, and only what is new is written.
+parts/submodules/conformer_modules.py), but for attention and convolutions (``attention.py``,
+``convolution.py``). NeMo gathers the new caches of all layers, stacks them and hands them back:
+three times the state. Here what a slot keeps stays where it is, and only what is new is written.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from runtime.engines.parakeet.attention import CachedAttention, Past
+from runtime.engines.parakeet.convolution import CachedConvolution
 from runtime.errors import CheckpointError
 
 
@@ -52,26 +53,30 @@ class StreamingEncoder:
         self.width = int(encoder.out_proj.out_features if encoder.out_proj else encoder.d_model)
         weight = next(encoder.parameters())
         self._dtype = weight.dtype
-        # (layers, rows, left, d) and (layers, rows, d, kernel - 1)
-        self._rings, self._times, self._told = encoder.get_initial_cache_state(
-            batch_size=rows, dtype=weight.dtype, device=weight.device
-        )
+        self._rings = weight.new_zeros(len(encoder.layers), rows, self._left, encoder.d_model)
+        self._told = torch.zeros(rows, dtype=torch.int64, device=weight.device)
         chunk = weight.new_empty(1, self.frames, encoder.d_model)
         _, positions = encoder.pos_enc(x=chunk, cache_len=self._left)
-        self._attention = [
-            CachedAttention(layer.self_attn, positions, ring, self.frames)
+        self._layers = [
+            (
+                layer,
+                CachedAttention(layer.self_attn, positions, ring, self.frames),
+                CachedConvolution(layer.conv, rows),
+            )
             for layer, ring in zip(encoder.layers, self._rings, strict=True)
         ]
 
     @property
     def state_bytes(self) -> int:
         """Of the caches of all slots."""
-        return int(self._rings.nbytes + self._times.nbytes + self._told.nbytes)
+        kept = [self._rings, self._told, *(convolve.kept for _, _, convolve in self._layers)]
+        return sum(tensor.nbytes for tensor in kept)
 
     def reset(self, rows: Tensor) -> None:
         """Let these slots begin with nothing heard."""
         self._rings.index_fill_(1, rows, 0.0)  # not to be seen, but NaN would be
-        self._times.index_fill_(1, rows, 0.0)
+        for _, _, convolve in self._layers:
+            convolve.kept.index_fill_(0, rows, 0.0)
         self._told.index_fill_(0, rows, 0)
 
     def step(self, features: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,16 +99,11 @@ class StreamingEncoder:
         told = self._told.index_select(0, rows)
         hidden, _ = encoder.pos_enc(x=hidden, cache_len=left)
         past = Past.of(rows, told, lengths, left, self.frames)
-        nothing = ~past.counts[:, left:]
-        for layer, attend, kept in zip(encoder.layers, self._attention, self._times, strict=True):
+        for layer, attend, convolve in self._layers:
             half = layer.feed_forward1(layer.norm_feed_forward1(hidden))
             hidden = hidden + half * layer.fc_factor
             hidden = hidden + attend(layer.norm_self_att(hidden), past)
-            heard, times = layer.conv(
-                layer.norm_conv(hidden), pad_mask=nothing, cache=kept.index_select(0, rows)
-            )
-            kept.index_copy_(0, rows, times)
-            hidden = hidden + heard
+            hidden = hidden + convolve(layer.norm_conv(hidden), past)
             half = layer.feed_forward2(layer.norm_feed_forward2(hidden))
             hidden = layer.norm_out(hidden + half * layer.fc_factor)
         if encoder.out_proj is not None:

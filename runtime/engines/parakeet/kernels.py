@@ -1,6 +1,8 @@
-"""Attention to rings of frames in one kernel: what is kept is read where it is, and once."""
+"""A streaming layer's attention and its convolution, a kernel each: what is kept is read in place."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -84,7 +86,9 @@ def _attend(  # type: ignore[no-untyped-def]
     there = key < LEFT + FRAMES
     age = tl.where(kept, (key - told_here % LEFT + LEFT) % LEFT, key)
     counts = tl.where(kept, age >= LEFT - told_here, there & (key - LEFT < length))
-    begins = tl.where(kept, ring + (slot * LEFT + key) * D, hidden + (row * FRAMES + key - LEFT) * D)
+    begins = tl.where(
+        kept, ring + (slot * LEFT + key) * D, hidden + (row * FRAMES + key - LEFT) * D
+    )
     across = tl.arange(0, WIDE)
 
     fit = tl.zeros([QUERIES, KEYS], tl.float32)
@@ -92,9 +96,7 @@ def _attend(  # type: ignore[no-untyped-def]
         asking = tl.load(
             content + line[:, None] * D + first + across[None, :], mask=asked[:, None], other=0.0
         )
-        seen = tl.load(
-            begins[:, None] + first + across[None, :], mask=counts[:, None], other=0.0
-        )
+        seen = tl.load(begins[:, None] + first + across[None, :], mask=counts[:, None], other=0.0)
         fit = tl.dot(asking, tl.trans(seen), fit)
     by_distance = tl.load(
         position + line[:, None] * distances + (age[None, :] + FRAMES - 1 - frame[:, None]),
@@ -106,11 +108,118 @@ def _attend(  # type: ignore[no-untyped-def]
     share = share / tl.maximum(tl.sum(share, 1), 1.0)[:, None]
     weights = share.to(found.dtype.element_ty)
     for first in range(0, D, WIDE):
-        seen = tl.load(
-            begins[:, None] + first + across[None, :], mask=counts[:, None], other=0.0
-        )
+        seen = tl.load(begins[:, None] + first + across[None, :], mask=counts[:, None], other=0.0)
         tl.store(
             found + line[:, None] * D + first + across[None, :],
             tl.dot(weights, seen).to(found.dtype.element_ty),
             mask=asked[:, None],
         )
+
+
+def convolve(halves: Tensor, kept: Tensor, past: Past, depthwise: Any, norm: Any) -> Tensor:
+    """As ``CachedConvolution`` does it plainly: gate, depthwise convolution, norm, and SiLU.
+
+    Args:
+        halves: What is said, and its gates, ``(batch, frames, 2 d)``.
+        kept: The frames that all slots see again, ``(rows, width - 1, d)``; changed in place.
+        past: Of these slots.
+        depthwise: A causal ``Conv1d`` of that width.
+        norm: A ``LayerNorm``.
+
+    Returns:
+        ``(batch, frames, d)``.
+    """
+    batch, frames, double = halves.shape
+    heard = halves.new_empty(batch, frames, double // 2)
+    _convolve[(batch,)](
+        halves,
+        kept,
+        past.rows,
+        past.lengths,
+        depthwise.weight,
+        depthwise.bias,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        heard,
+        BIASED=depthwise.bias is not None,
+        FRAMES=frames,
+        WIDTH=kept.shape[1] + 1,
+        D=double // 2,
+        LANES=triton.next_power_of_2(double // 2),
+        num_warps=4,
+    )
+    return heard
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _frame(  # type: ignore[no-untyped-def]
+    halves,
+    kept,
+    index: tl.constexpr,
+    length,
+    lane,
+    WIDTH: tl.constexpr,
+    D: tl.constexpr,
+):
+    """Of what is kept and what is new after it, one frame; as exact as what is kept."""
+    inside = lane < D
+    if index < WIDTH - 1:
+        seen = tl.load(kept + index * D + lane, mask=inside, other=0.0)
+    else:
+        new = index - (WIDTH - 1)
+        some = inside & (new < length)
+        said = tl.load(halves + new * 2 * D + lane, mask=some, other=0.0).to(tl.float32)
+        gate = tl.load(halves + new * 2 * D + D + lane, mask=some, other=0.0).to(tl.float32)
+        seen = (said * tl.sigmoid(gate)).to(kept.dtype.element_ty)
+    return seen
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _convolve(  # type: ignore[no-untyped-def]
+    halves,
+    kept,
+    rows,
+    lengths,
+    weight,
+    bias,
+    norm_weight,
+    norm_bias,
+    eps,
+    heard,
+    BIASED: tl.constexpr,
+    FRAMES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    D: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """All new frames of a slot; each thread has channels of its own until the norm."""
+    row = tl.program_id(0)
+    lane = tl.arange(0, LANES)
+    inside = lane < D
+    kept += tl.load(rows + row).to(tl.int64) * (WIDTH - 1) * D
+    halves += row * FRAMES * 2 * D
+    length = tl.load(lengths + row)
+    scale = tl.load(norm_weight + lane, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(norm_bias + lane, mask=inside, other=0.0).to(tl.float32)
+    for frame in tl.static_range(FRAMES):
+        total = tl.zeros([LANES], tl.float32)
+        if BIASED:
+            total += tl.load(bias + lane, mask=inside, other=0.0).to(tl.float32)
+        for back in tl.static_range(WIDTH):
+            seen = _frame(halves, kept, frame + back, length, lane, WIDTH, D)
+            factor = tl.load(weight + lane * WIDTH + back, mask=inside, other=0.0)
+            total += seen.to(tl.float32) * factor.to(tl.float32)
+        total -= tl.sum(total, 0) / D
+        total = tl.where(inside, total, 0.0)
+        total *= tl.rsqrt(tl.sum(total * total, 0) / D + eps)
+        total = total * scale + shift
+        total *= tl.sigmoid(total)
+        tl.store(
+            heard + (row * FRAMES + frame) * D + lane,
+            total.to(heard.dtype.element_ty),
+            mask=inside,
+        )
+    for index in tl.static_range(WIDTH - 1):  # what is read is behind what is written
+        seen = _frame(halves, kept, index + FRAMES, length, lane, WIDTH, D)
+        tl.store(kept + index * D + lane, seen, mask=inside)

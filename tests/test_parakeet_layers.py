@@ -1,6 +1,6 @@
-"""Attention to what slots keep finds what NeMo's finds, plainly and in its kernel.
+"""Attention and convolution over what slots keep are NeMo's, plainly and in their kernels.
 
-On a machine with no GPU Triton's interpreter runs the kernel, in float32; on a GPU it runs in the
+On a machine with no GPU Triton's interpreter runs the kernels, in float32; on a GPU they run in the
 public geometry, in bfloat16.
 """
 
@@ -23,6 +23,7 @@ from runtime.engines.parakeet.attention import (  # noqa: E402
     Past,
     attend_rings_plainly,
 )
+from runtime.engines.parakeet.convolution import CachedConvolution  # noqa: E402
 
 GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # which Triton reads when it is imported
@@ -89,6 +90,38 @@ def test_a_stream_is_attended_to_as_by_nemo(left: int, frames: int) -> None:
     assert bool(ring[1].isnan().all()), "a slot that was in no step"
 
 
+def nemos_convolution(d: int, norm: str = "layer_norm", width: int = 9) -> Any:
+    nemo = pytest.importorskip(
+        "nemo.collections.asr.parts.submodules.conformer_modules",
+        reason="needs the extra `nemo`",
+    )
+    torch.manual_seed(2)
+    made = nemo.ConformerConvolution(d, width, norm, [width - 1, 0]).eval()
+    made.depthwise_conv.cache_drop_size = 0
+    torch.nn.init.normal_(made.batch_norm.weight)
+    torch.nn.init.normal_(made.batch_norm.bias)
+    return made
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+@pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
+@pytest.mark.parametrize("frames", [1, 2, 14])
+def test_a_stream_is_convolved_as_by_nemo(norm: str, frames: int) -> None:
+    theirs = nemos_convolution(32, norm)
+    ours = CachedConvolution(theirs, 3)
+    ours.kept[1] = torch.nan
+    rows, cache = torch.tensor([2, 0]), torch.zeros(2, 32, 8)
+    with torch.no_grad():
+        for lengths in ([frames, frames], [frames, frames], [1, frames], [0, 1]):
+            chunk, counting = torch.randn(2, frames, 32), torch.tensor(lengths)
+            past = Past.of(rows, torch.zeros(2, dtype=torch.int64), counting, 16, frames)
+            padding = torch.arange(frames) >= counting[:, None]
+            wanted, cache = theirs(chunk, pad_mask=padding, cache=cache)
+            torch.testing.assert_close(ours(chunk, past), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.kept[rows].transpose(1, 2), cache)
+    assert bool(ours.kept[1].isnan().all()), "a slot that was in no step"
+
+
 @pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
 def test_a_chunk_must_fit_into_what_is_kept() -> None:
     class Attention:
@@ -113,9 +146,10 @@ def test_under_the_interpreter() -> None:
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs within test_under_the_interpreter")
 @pytest.mark.parametrize(
-    ("left", "frames", "heads", "d"), [(6, 2, 2, 32), (7, 1, 3, 48), (14, 14, 2, 32), (70, 2, 8, 256)]
+    ("left", "frames", "heads", "d"),
+    [(6, 2, 2, 32), (7, 1, 3, 48), (14, 14, 2, 32), (70, 2, 8, 256)],
 )
-def test_the_kernel_finds_what_is_found_plainly(
+def test_the_kernel_attends_as_it_is_done_plainly(
     left: int, frames: int, heads: int, d: int
 ) -> None:
     from runtime.engines.parakeet.kernels import attend_rings
@@ -131,10 +165,55 @@ def test_the_kernel_finds_what_is_found_plainly(
     assert bool(found.isfinite().all())
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="runs within test_under_the_interpreter")
+@pytest.mark.parametrize(("frames", "d"), [(1, 32), (2, 48), (14, 32)])
+def test_the_kernel_convolves_as_it_is_done_plainly(frames: int, d: int) -> None:
+    plain = CachedConvolution(nemos_convolution(d), 5)
+    fused = CachedConvolution(nemos_convolution(d), 5)
+    fused._fused = True
+    rows, told = torch.tensor([3, 0, 4, 4]), torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        for lengths in ([frames, frames, 0, 0], [1, frames, 0, 0], [frames, 0, 0, 0]):
+            chunk = torch.randn(4, frames, d)
+            chunk[3] = chunk[2]  # one slot twice, as nobody's: both write the same
+            past = Past.of(rows, told, torch.tensor(lengths), 16, frames)
+            torch.testing.assert_close(fused(chunk, past), plain(chunk, past), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(fused.kept, plain.kept)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPU, reason="needs a CUDA GPU")
 @pytest.mark.parametrize(("batch", "frames"), [(1, 2), (512, 2), (64, 14), (64, 1)])
-def test_in_bfloat16_the_kernel_is_no_further_from_float32_than_plain_torch(
+def test_in_bfloat16_convolving_is_no_further_from_float32_than_plain_torch(
+    batch: int, frames: int
+) -> None:
+    errors = {}
+    exact = CachedConvolution(nemos_convolution(1024).bfloat16().double().cuda(), batch)
+    layers = {
+        fused: CachedConvolution(nemos_convolution(1024).bfloat16().cuda(), batch)
+        for fused in (True, False)
+    }
+    rows = torch.arange(batch, device="cuda").flip(0)
+    full = torch.full((batch,), frames, device="cuda")
+    with torch.no_grad():
+        for fused, layer in layers.items():
+            assert layer._fused
+            layer._fused = fused
+            exact.kept.zero_()
+            draw = torch.Generator().manual_seed(3)
+            for _ in range(8):
+                chunk = torch.randn(batch, frames, 1024, generator=draw).cuda().bfloat16()
+                past = Past.of(rows, full * 0, full, 70, frames)
+                difference = layer(chunk, past).double() - exact(chunk.double(), past)
+            errors[fused] = float(difference.abs().max())
+    assert errors[True] <= 1.5 * errors[False]
+    assert errors[False] < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA GPU")
+@pytest.mark.parametrize(("batch", "frames"), [(1, 2), (512, 2), (64, 14), (64, 1)])
+def test_in_bfloat16_attending_is_no_further_from_float32_than_plain_torch(
     batch: int, frames: int
 ) -> None:
     from dataclasses import astuple
