@@ -1,4 +1,4 @@
-"""A streaming layer's attention and its convolution, a kernel each: what is kept is read in place."""
+"""Attention and convolution of a streaming layer, a kernel each: what is kept is read in place."""
 
 from __future__ import annotations
 
