@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 
 import ray
 
@@ -14,14 +12,13 @@ from runtime.engines import cuda
 from runtime.errors import LedgerUnavailable
 from runtime.memory.claims import Claim
 from runtime.memory.device import Bytes, DeviceMemory, Unknown, devices, read
-from runtime.memory.process import peak_beyond_resident, resident_bytes
+from runtime.memory.process import peak_beyond_resident, release_heap, resident_bytes
 
 
 def release_caches() -> None:
     """Give back what is cached and not in use: torch's blocks, and the C heap's free pages."""
     cuda.release_cached()
-    with suppress(OSError, AttributeError):  # a C library without it
-        ctypes.CDLL(None).malloc_trim(0)
+    release_heap()
 
 
 def release_all() -> None:

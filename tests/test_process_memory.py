@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,3 +121,21 @@ def test_a_process_may_have_any_bytes_for_a_name(name: bytes) -> None:
     assert cpu_seconds(child.pid) is not None
     assert child.pid in [p.pid for p in process_tree(os.getpid())]
     next(process, None)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library has no malloc_trim")
+def test_what_was_freed_below_something_alive_is_given_back() -> None:
+    code = """
+import os
+from runtime.memory.process import release_heap, resident_bytes
+
+# Each smaller than what malloc asks the kernel for by itself.
+parts = [bytearray(64 << 10) for _ in range(2_000)]
+kept = parts[-1]
+full = resident_bytes(os.getpid())
+parts.clear()
+release_heap()
+print(full - resident_bytes(os.getpid()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(done.stdout) > 100 << 20

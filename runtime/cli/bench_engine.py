@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -142,12 +143,15 @@ def _benched(
             async with in_process.own_peak() as loading:
                 loaded = await engine.load()
                 await engine.exercise()
+            gc.collect()
+            gc.freeze()  # as a replica does: a full collection holds everybody up
             cuda.release_cached()  # rows show what they need themselves
             rows, notes = await measure(engine)
             result = report(name, loaded.seconds, loaded.warmup_ms, rows)
         finally:
             on_gpu = bool(cuda.allocator_peak())
             await engine.close()
+            gc.unfreeze()
         if on_gpu:
             result["device"] = f"{devices(read())[0].name}; {result['device']}"
             claim = {"claim_gib": in_process.claim_gib(name, dict(options))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import defaultdict
 from contextlib import suppress
@@ -55,6 +56,15 @@ def forget_peak() -> None:
     """Count this process's largest resident size from now on, where the kernel lets it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def release_heap() -> None:
+    """Give back the C heap's free pages, which it may else keep for good: a model's worth of them.
+
+    Harmless with a C library that cannot.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -27,6 +27,7 @@ from runtime.engines.nemo import (
     restore,
 )
 from runtime.errors import CheckpointError
+from runtime.memory.process import release_heap
 
 _FLOAT16_MAX = 65_504.0
 
@@ -150,6 +151,7 @@ def load(files: MagpieFiles, device: str = "cpu", dtype: str = "float32") -> Mag
     _drop_training(model)
     _cast(model, dtype, files.weights)
     _move(model, device)
+    release_heap()
     return Magpie(
         model=model,
         files=files,
