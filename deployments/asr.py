@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deployments.health import is_beyond_help
+from deployments.health import is_beyond_help, refuse_if_lost
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
 from deployments.logs import UtteranceLog
@@ -218,6 +218,7 @@ class ASR:
             check_protocol(protocol)
             loaded, options = self._resolve(options)
             async with loaded.admission.slot(ahead=resumed) as queued_s:
+                refuse_if_lost(loaded.engine)
                 tally.began(queued_s, options.language)
                 session = self._open(session_id, loaded, options, tally)
                 try:
@@ -335,6 +336,7 @@ class ASR:
             if options.sample_rate != rate:
                 samples = await asyncio.to_thread(resample, samples, options.sample_rate, rate)
             async with loaded.admission.slot(ahead=resumed) as queued_s:
+                refuse_if_lost(loaded.engine)
                 tally.began(queued_s, options.language)
                 began = time.monotonic()
                 transcript = await loaded.engine.transcribe(samples, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.errors import EngineFailed
+from runtime.errors import EngineFailed, ReplicaLost
 from runtime.speech import Checked
 
 
@@ -14,3 +14,16 @@ def is_beyond_help(engine: object) -> bool:
     except EngineFailed:
         return True
     return False
+
+
+def refuse_if_lost(engine: object) -> None:
+    """Begin nothing with an engine that cannot go on, until Serve has replaced its replica.
+
+    Raises:
+        ReplicaLost: It cannot; another replica can.
+    """
+    try:
+        if isinstance(engine, Checked):
+            engine.check()
+    except EngineFailed as error:
+        raise ReplicaLost(str(error)) from error

@@ -12,7 +12,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from deployments.growing import Growing
-from deployments.health import is_beyond_help
+from deployments.health import is_beyond_help, refuse_if_lost
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
 from deployments.logs import UtteranceLog
@@ -228,6 +228,7 @@ class TTS:
                 growing = Growing(self._config.text_timeout_s, tally)
                 await self._grow(growing, growth)
             async with self._admission.slot(ahead=resumed) as queued_s:
+                refuse_if_lost(self._engine)
                 tally.began(queued_s)
                 speaking = self._speak(stream_id, resolved, growing, tally, abort)
                 async with aclosing(speaking):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memory_plans import HOST, NO_HISTORY, UNIFIED, demand, engine, gpu, plan_of, shipped, vllm
 
 from runtime.errors import ConfigError, MemoryUnknown
-from runtime.memory.claims import CONTEXT, REPLICA_HOST, claim_of
+from runtime.memory.claims import CONTEXT, GRAPHS, REPLICA_HOST, EngineDemand, claim_of
 from runtime.memory.demands import demands_of, policy_of
 from runtime.memory.device import Figure, Unknown, devices, recorded
 from runtime.memory.footprint import GIB
@@ -83,7 +83,21 @@ def test_a_claim_on_unified_memory_is_the_sum_of_all_its_parts() -> None:
     assert claim.state == (8 + 1) * GIB
     assert claim.host == REPLICA_HOST + 1.5 * GIB, "libraries are shared in a process"
     assert claim.total == CONTEXT + (5 + 3 + 9) * GIB + claim.host
-    assert claim.allocator == (5 + 3 + 9) * GIB
+    assert claim.allocator == (5 + 3 + 9) * GIB - GRAPHS
+
+
+def test_the_second_engine_of_a_process_is_loaded_on_top_of_what_the_first_one_leaves() -> None:
+    def host(*engines: EngineDemand) -> float:
+        claim = claim_of(demand(*engines), (1,) * len(engines), "host")
+        assert claim is not None
+        return (claim.host - REPLICA_HOST) / GIB
+
+    live = engine(role="live", host=6, host_kept=3)
+    file = engine(role="file", host=5, host_kept=1)
+    assert host(live) == 6
+    assert host(live, file) == 3 + 5
+    assert host(file, live) == 1 + 6
+    assert host(live, engine(role="file", host=2)) == 6
 
 
 def test_engines_on_gpu_and_host_in_one_replica_claim_each_of_its_own_device() -> None:

@@ -15,6 +15,10 @@ logger = logging.getLogger("ray.serve")
 CONTEXT = round(0.6 * GIB)
 """Bytes of a CUDA context, which no allocator counts: 610 MiB were measured on an H100."""
 
+GRAPHS = round(0.35 * GIB)
+"""Bytes beyond it that no allocator counts either: with graphs, cuBLAS and cuDNN 680 to 940 MiB
+were measured. The engines' workspaces have room for it, which the allocator must leave."""
+
 REPLICA_HOST = round(0.25 * GIB)
 """Bytes of a replica's process without an engine: Python, Ray, Serve; 0.2 GiB were measured."""
 
@@ -74,8 +78,8 @@ class Claim:
 
     @property
     def allocator(self) -> int:
-        """What a GPU's allocator may hold of it."""
-        return self.total - self.context - self.host
+        """What a GPU's allocator may hold of it while engines are loaded; then it is measured."""
+        return max(0, self.total - self.context - self.host - GRAPHS)
 
 
 def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
@@ -87,8 +91,7 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
     ]
     if kind == "discrete" and not demand.on_gpu:
         return None
-    # Engines in one process share their libraries.
-    process = REPLICA_HOST + max(engine.footprint.host for engine in demand.engines)
+    process = REPLICA_HOST + _host([engine.footprint for engine in demand.engines])
     weights = sum(footprint.weights for footprint, _ in parts)
     workspace = sum(footprint.workspace for footprint, _ in parts)
     if demand.measured is not None and (kind == "unified" or demand.on_gpu == (kind != "host")):
@@ -100,6 +103,15 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
         state=sum(count * footprint.state_per_slot for footprint, count in parts),
         host=0 if kind == "discrete" else process,
     )
+
+
+def _host(engines: Sequence[Footprint]) -> int:
+    """Of a process that loads these, one after the other: they share their libraries."""
+    most = kept = 0
+    for engine in engines:
+        most = max(most, kept + engine.host)
+        kept = max(kept, engine.host_kept)
+    return most
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Footprint:
             activations of a batch.
         host: Bytes of host memory of the process for this engine, libraries included.
             They are of the same pool on unified memory; on a host engine, everything is.
+        host_kept: Of them, what stays when the engine has been loaded, beyond what each engine
+            counts for itself: the next one in the process is loaded on top of that.
         slots: How many slots are configured; None leaves it to the plan.
         max_slots: The most it can run.
         formula: How ``state_per_slot`` and ``workspace`` come about, for people.
@@ -45,3 +47,4 @@ class Footprint:
     slots: int | None
     max_slots: int
     formula: str = ""
+    host_kept: int = 0

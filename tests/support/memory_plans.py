@@ -33,6 +33,7 @@ def engine(
     workspace: float = 0.0,
     state: float = 0.1,
     host: float = 0.0,
+    host_kept: float = 0.0,
     max_slots: int = 100_000,
     share: float = 1.0,
     limit: float | None = None,
@@ -47,6 +48,7 @@ def engine(
         round(host * GIB),
         slots,
         max_slots,
+        host_kept=round(host_kept * GIB),
     )
     return EngineDemand(role, name, footprint, share, None if limit is None else round(limit * GIB))
 

