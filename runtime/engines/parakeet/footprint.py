@@ -34,7 +34,8 @@ _SCORE_COPIES = 7
 # Numbers alive for a frame of the widest layer, in widths d: the residual, norms, queries,
 # keys, values, and the feed-forward part (4 d) before and after its activation.
 _FRAME_WIDTHS = 16
-_CACHED_WIDTHS = 6  # of one layer: cache and chunk joined, keys and values, their transposes
+_KEPT_COPIES = 2  # of what a stream keeps of a layer, in plain torch: taken out, and joined
+_QUERY_COPIES = 4  # of what each head asks and finds, as wide as a frame; and turned around
 _OVERLAP_MELS = 9  # frames of features that a step sees again (NeMo: pre_encode_cache_size)
 
 
@@ -137,8 +138,9 @@ def streaming_footprint(options: Mapping[str, Any]) -> Footprint:
     mels = chunk * MEL_RATE // 1000 + _OVERLAP_MELS
     # The two do not meet: the convolution's tensors are gone when the layers run.
     convolution = _convolution_numbers(model, mels / MEL_RATE) * _CONVOLUTION_COPIES
-    layer = (model.cached_frames + frames) * _CACHED_WIDTHS * model.d
-    layer += (frames * _FRAME_WIDTHS + model.kernel - 1) * model.d
+    widths = (model.cached_frames + frames) * _KEPT_COPIES
+    widths += frames * (model.heads * _QUERY_COPIES + _FRAME_WIDTHS) + model.kernel - 1
+    layer = widths * model.d
     share = max(convolution, layer) * number
     on_gpu = streaming.device != "cpu"
     reserve = RESERVE if on_gpu else 0
