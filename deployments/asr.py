@@ -208,7 +208,8 @@ class ASR:
             Overloaded: All slots are taken, and the queue is full or took too long.
             StreamStalled: No audio came for ``idle_timeout_s``.
             OutOfMemory: It needs more memory than the replica's lease allows.
-            ReplicaLost: The replica parked for want of memory; another can go on.
+            ReplicaLost: The replica parked for want of memory, or lost its device; another can
+                go on.
             EngineFailed: The model failed.
             DaemonUnavailable: The daemon is stopping.
         """
@@ -218,7 +219,7 @@ class ASR:
             check_protocol(protocol)
             loaded, options = self._resolve(options)
             async with loaded.admission.slot(ahead=resumed) as queued_s:
-                refuse_if_lost(loaded.engine)
+                refuse_if_lost(loaded.engine, replica_id())
                 tally.began(queued_s, options.language)
                 session = self._open(session_id, loaded, options, tally)
                 try:
@@ -322,7 +323,8 @@ class ASR:
             InvalidRequest: Of any kind; see ``resolve_recognition``.
             Overloaded: All slots are taken, and the queue is full or took too long.
             OutOfMemory: It needs more memory than the replica's lease allows.
-            ReplicaLost: The replica parked for want of memory; another can go on.
+            ReplicaLost: The replica parked for want of memory, or lost its device; another can
+                go on.
             EngineFailed: The model failed.
             DaemonUnavailable: The daemon is stopping.
         """
@@ -336,7 +338,7 @@ class ASR:
             if options.sample_rate != rate:
                 samples = await asyncio.to_thread(resample, samples, options.sample_rate, rate)
             async with loaded.admission.slot(ahead=resumed) as queued_s:
-                refuse_if_lost(loaded.engine)
+                refuse_if_lost(loaded.engine, replica_id())
                 tally.began(queued_s, options.language)
                 began = time.monotonic()
                 transcript = await loaded.engine.transcribe(samples, options)

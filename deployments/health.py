@@ -16,8 +16,8 @@ def is_beyond_help(engine: object) -> bool:
     return False
 
 
-def refuse_if_lost(engine: object) -> None:
-    """Begin nothing with an engine that cannot go on, until Serve has replaced its replica.
+def refuse_if_lost(engine: object, replica: str) -> None:
+    """Begin nothing with an engine that cannot go on, until Serve has replaced its ``replica``.
 
     Raises:
         ReplicaLost: It cannot; another replica can.
@@ -26,4 +26,6 @@ def refuse_if_lost(engine: object) -> None:
         if isinstance(engine, Checked):
             engine.check()
     except EngineFailed as error:
-        raise ReplicaLost(str(error)) from error
+        lost = ReplicaLost(str(error))
+        lost.replica = replica
+        raise lost from error

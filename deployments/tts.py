@@ -212,7 +212,8 @@ class TTS:
             InvalidRequest: Of any kind; see ``resolve_synthesis``.
             Overloaded: All slots are taken, and the queue is full or took too long; or memory
                 is short.
-            ReplicaLost: The replica parked for want of memory; another can go on.
+            ReplicaLost: The replica parked for want of memory, or lost its device; another can
+                go on.
             StreamStalled: Nobody read for ``stall_timeout_s``.
             EngineFailed: The model failed.
             OutOfMemory: The request needs more memory than the replica's lease allows.
@@ -228,7 +229,7 @@ class TTS:
                 growing = Growing(self._config.text_timeout_s, tally)
                 await self._grow(growing, growth)
             async with self._admission.slot(ahead=resumed) as queued_s:
-                refuse_if_lost(self._engine)
+                refuse_if_lost(self._engine, replica_id())
                 tally.began(queued_s)
                 speaking = self._speak(stream_id, resolved, growing, tally, abort)
                 async with aclosing(speaking):

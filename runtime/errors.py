@@ -140,7 +140,13 @@ class DaemonUnavailable(SpeechError):
 
 
 class ReplicaLost(DaemonUnavailable):
-    """The replica that served a call is gone; another can take it over."""
+    """The replica that served a call is gone; another can take it over.
+
+    Attributes:
+        replica: One that is there, and says itself that it can begin nothing; else empty.
+    """
+
+    replica: str = ""
 
 
 class DaemonRunning(InvalidRequest):

@@ -327,7 +327,9 @@ class Checked(Protocol):
     """An engine that can be beyond help within its process: its device is lost, say."""
 
     def check(self) -> None:
-        """Return if it can go on; its replica is replaced, and its streams go on elsewhere.
+        """Return if it can go on; else its replica is replaced, and its streams go on elsewhere.
+
+        Asked before each call as well, on the event loop: it must be quick.
 
         Raises:
             EngineFailed: It cannot.

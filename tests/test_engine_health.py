@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from deployments.health import is_beyond_help, refuse_if_lost
@@ -20,11 +22,12 @@ class Well:
 
 def test_an_engine_that_lost_its_device_begins_nothing_and_another_replica_is_to() -> None:
     assert is_beyond_help(Lost())
-    with pytest.raises(ReplicaLost, match="the device is lost"):
-        refuse_if_lost(Lost())
+    with pytest.raises(ReplicaLost, match="the device is lost") as refused:
+        refuse_if_lost(Lost(), "a1")
+    assert pickle.loads(pickle.dumps(refused.value)).replica == "a1", "beyond the process, too"
 
 
 @pytest.mark.parametrize("engine", [Well(), object()])
 def test_an_engine_that_is_well_or_does_not_say_is_given_work(engine: object) -> None:
     assert not is_beyond_help(engine)
-    refuse_if_lost(engine)
+    refuse_if_lost(engine, "a1")

@@ -19,7 +19,7 @@ from runtime.engines import FOOTPRINTS, RECOGNIZERS, SYNTHESIZERS, footprint_of
 from runtime.engines.magpie.footprint import cache_rows
 from runtime.engines.magpie.footprint import state_bytes as magpie_state
 from runtime.engines.models import MAGPIE, PARAKEET, PARAKEET_STREAMING
-from runtime.engines.nvidia import HOST
+from runtime.engines.nvidia import CUDA_HOST, HOST
 from runtime.engines.parakeet.footprint import state_bytes as stream_state
 from runtime.errors import ConfigError, UnknownEngine
 from runtime.memory.claims import CONTEXT
@@ -174,6 +174,7 @@ def test_engines_of_nvidia_need_a_gpu_and_a_process_with_nemo(name: str) -> None
     grammars = 450_000_000 if name == "magpie" else 0
     assert footprint.host == HOST + 2 * parameters * 4 + grammars
     assert HOST == 1.5 * GIB
+    assert footprint.host_kept == (CUDA_HOST if name.startswith("parakeet") else 0)
     assert "MB" in footprint.formula
 
 

@@ -81,3 +81,31 @@ def test_an_engine_holds_less_than_it_claims(tiny_parakeet: Callable[..., Path])
     assert torch.cuda.max_memory_reserved() - before <= (
         claim.weights + claim.workspace + 64 * claim.state_per_slot
     )
+
+
+def test_in_bfloat16_fused_layers_go_on_as_plain_ones_do(
+    tiny_parakeet: Callable[..., Path],
+) -> None:
+    """Sixty steps of streams that begin at different times, in a batch that nobody fills up."""
+    from runtime.engines.parakeet.encoder import StreamingEncoder
+
+    encoder = load(inspect(tiny_parakeet(streaming=True)), "cuda", "bfloat16").model.encoder
+    fused, plain = (StreamingEncoder(encoder, 5, (70, 1)) for _ in range(2))
+    for _, attend, convolve in plain._layers:
+        attend._fused = convolve._fused = False
+    assert all(attend._fused and convolve._fused for _, attend, convolve in fused._layers)
+    draw = torch.Generator().manual_seed(4)
+    shape = (4, encoder._feat_in, fused.overlap + fused.chunk)
+    full = torch.full((4,), fused.overlap + fused.chunk, device="cuda")
+    rows = torch.tensor([3, 0, 4, 4], device="cuda")
+    off, size = 0.0, 0.0
+    with torch.no_grad():
+        for step in range(60):
+            if step == 20:
+                for one in (fused, plain):
+                    one.reset(rows[:1])
+            features = torch.randn(shape, generator=draw).cuda()
+            heard, wanted = (one.step(features, full, rows)[0][:2] for one in (fused, plain))
+            off += float((heard - wanted).square().mean())
+            size += float(wanted.square().mean())
+    assert off < 3e-4 * size

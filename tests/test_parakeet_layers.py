@@ -169,8 +169,7 @@ def test_the_kernel_attends_as_it_is_done_plainly(
 @pytest.mark.parametrize(("frames", "d"), [(1, 32), (2, 48), (14, 32)])
 def test_the_kernel_convolves_as_it_is_done_plainly(frames: int, d: int) -> None:
     plain = CachedConvolution(nemos_convolution(d), 5)
-    fused = CachedConvolution(nemos_convolution(d), 5)
-    fused._fused = True
+    fused = CachedConvolution(nemos_convolution(d), 5, fused=True)
     rows, told = torch.tensor([3, 0, 4, 4]), torch.zeros(4, dtype=torch.int64)
     with torch.no_grad():
         for lengths in ([frames, frames, 0, 0], [1, frames, 0, 0], [frames, 0, 0, 0]):
@@ -179,6 +178,19 @@ def test_the_kernel_convolves_as_it_is_done_plainly(frames: int, d: int) -> None
             past = Past.of(rows, told, torch.tensor(lengths), 16, frames)
             torch.testing.assert_close(fused(chunk, past), plain(chunk, past), atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(fused.kept, plain.kept)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@pytest.mark.parametrize(
+    ("memory", "keys", "stages"),
+    [(232_448, 72, 3), (101_376, 72, 2), (101_376, 129, 1), (101_376, 257, 0)],
+)
+def test_a_device_with_less_memory_has_fewer_tiles_on_their_way(
+    memory: int, keys: int, stages: int
+) -> None:
+    from runtime.engines.parakeet.kernels import stages_within
+
+    assert stages_within(memory, 1024, keys) == stages
 
 
 @pytest.mark.gpu
@@ -190,15 +202,13 @@ def test_in_bfloat16_convolving_is_no_further_from_float32_than_plain_torch(
     errors = {}
     exact = CachedConvolution(nemos_convolution(1024).bfloat16().double().cuda(), batch)
     layers = {
-        fused: CachedConvolution(nemos_convolution(1024).bfloat16().cuda(), batch)
+        fused: CachedConvolution(nemos_convolution(1024).bfloat16().cuda(), batch, fused=fused)
         for fused in (True, False)
     }
     rows = torch.arange(batch, device="cuda").flip(0)
     full = torch.full((batch,), frames, device="cuda")
     with torch.no_grad():
         for fused, layer in layers.items():
-            assert layer._fused
-            layer._fused = fused
             exact.kept.zero_()
             draw = torch.Generator().manual_seed(3)
             for _ in range(8):

@@ -68,6 +68,8 @@ class Patience:
             everybody = "" in self._refused or self._replicas.serving <= self._refused
             if not begun and (everybody or error.waited_s):
                 raise error
+        elif error.replica:
+            self._replicas.lost(error.replica)
         self.begin()
         self._check_alive()
         if self._pause_s and self.left_s:

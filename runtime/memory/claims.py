@@ -17,7 +17,7 @@ CONTEXT = round(0.6 * GIB)
 
 GRAPHS = round(0.35 * GIB)
 """Bytes beyond it that no allocator counts either: with graphs, cuBLAS and cuDNN 680 to 940 MiB
-were measured. The engines' workspaces have room for it, which the allocator must leave."""
+were measured. Estimated workspaces have room for it, which the allocator must leave."""
 
 REPLICA_HOST = round(0.25 * GIB)
 """Bytes of a replica's process without an engine: Python, Ray, Serve; 0.2 GiB were measured."""
@@ -78,8 +78,13 @@ class Claim:
 
     @property
     def allocator(self) -> int:
-        """What a GPU's allocator may hold of it while engines are loaded; then it is measured."""
-        return max(0, self.total - self.context - self.host - GRAPHS)
+        """What a GPU's allocator may hold of it while engines are loaded; then it is measured.
+
+        An estimated workspace has room for what is outside of the allocator, and so has what a
+        replica measured before: with a margin, which is the allocator's.
+        """
+        outside = min(GRAPHS, self.workspace // 2)
+        return self.total - self.context - self.host - outside
 
 
 def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:

@@ -73,7 +73,9 @@ class Past:
 class CachedAttention:
     """One layer's attention, over its ring of each slot."""
 
-    def __init__(self, attention: Any, positions: Tensor, ring: Tensor, frames: int) -> None:
+    def __init__(
+        self, attention: Any, positions: Tensor, ring: Tensor, frames: int, *, fused: bool = False
+    ) -> None:
         """Take the projections of a layer; none is copied.
 
         Args:
@@ -82,6 +84,7 @@ class CachedAttention:
                 ``(1, at least left + 2 * frames - 1, d)``: NeMo's, for a chunk after a full past.
             ring: What the slots keep for this layer, ``(rows, left, d)``.
             frames: Of a chunk; no more than are kept.
+            fused: By the kernel.
         """
         self._ring, self._frames = ring, frames
         self._left, self._d = ring.shape[1:]
@@ -100,7 +103,7 @@ class CachedAttention:
         # (heads, width, distances)
         self._distances = padded.view(-1, heads, width).permute(1, 2, 0).contiguous()
         self._scale = width**-0.5
-        self._fused = ring.is_cuda and ring.dtype != torch.float32
+        self._fused = fused
 
     def __call__(self, hidden: Tensor, past: Past) -> Tensor:
         """Attend to a chunk and what is kept, and keep the chunk: ``(batch, frames, d)``, both."""

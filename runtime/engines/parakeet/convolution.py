@@ -19,12 +19,13 @@ from runtime.engines.parakeet.attention import Past
 class CachedConvolution:
     """One layer's convolution, and what it sees again of each slot."""
 
-    def __init__(self, convolution: Any, rows: int) -> None:
+    def __init__(self, convolution: Any, rows: int, *, fused: bool = False) -> None:
         """Take NeMo's ``ConformerConvolution``; its large weights are not copied.
 
         Args:
             convolution: A causal one, in evaluation.
             rows: Slots.
+            fused: By the kernel, if it has this norm.
         """
         self._first, self._second = convolution.pointwise_conv1, convolution.pointwise_conv2
         self._depthwise, self._norm = convolution.depthwise_conv, convolution.batch_norm
@@ -33,7 +34,7 @@ class CachedConvolution:
         weight = self._depthwise.weight
         d, _, width = weight.shape
         self.kept = weight.new_zeros(rows, width - 1, d)
-        self._fused = weight.is_cuda and weight.dtype != torch.float32 and self._by_layer
+        self._fused = fused and self._by_layer
 
     def __call__(self, hidden: Tensor, past: Past) -> Tensor:
         """Convolve a chunk after what is kept, and keep its end: ``(batch, frames, d)``, both."""

@@ -9,14 +9,19 @@ three times the state. Here what a slot keeps stays where it is, and only what i
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from runtime.engines.cuda import shared_memory
 from runtime.engines.parakeet.attention import CachedAttention, Past
 from runtime.engines.parakeet.convolution import CachedConvolution
 from runtime.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 
 class StreamingEncoder:
@@ -57,11 +62,12 @@ class StreamingEncoder:
         self._told = torch.zeros(rows, dtype=torch.int64, device=weight.device)
         chunk = weight.new_empty(1, self.frames, encoder.d_model)
         _, positions = encoder.pos_enc(x=chunk, cache_len=self._left)
+        fused = _can_fuse(weight, encoder.d_model, self._left + self.frames)
         self._layers = [
             (
                 layer,
-                CachedAttention(layer.self_attn, positions, ring, self.frames),
-                CachedConvolution(layer.conv, rows),
+                CachedAttention(layer.self_attn, positions, ring, self.frames, fused=fused),
+                CachedConvolution(layer.conv, rows, fused=fused),
             )
             for layer, ring in zip(encoder.layers, self._rings, strict=True)
         ]
@@ -84,7 +90,8 @@ class StreamingEncoder:
 
         Args:
             features: ``(batch, mels, overlap + chunk)`` float32.
-            lengths: How many frames of each count, ``(batch,)``.
+            lengths: How many frames of each count, ``(batch,)``; fewer than all only in the last
+                chunk of a stream.
             rows: Their slots, ``(batch,)``; a row that nobody has may come several times.
 
         Returns:
@@ -110,6 +117,21 @@ class StreamingEncoder:
             hidden = encoder.out_proj(hidden)
         self._told.index_copy_(0, rows, told + self.frames)
         return hidden.float(), lengths
+
+
+def _can_fuse(weight: Tensor, d: int, keys: int) -> bool:
+    """Whether the kernels run here: half precision on a GPU with Triton, and room for a tile."""
+    if not weight.is_cuda or weight.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    if find_spec("triton") is None:
+        _log.warning("no Triton: live streams' layers run unfused, at a fraction of their speed")
+        return False
+    from runtime.engines.parakeet.kernels import stages_within
+
+    if d % 16 or not stages_within(shared_memory(weight.device), d, keys):
+        _log.warning("%d frames of %d do not fit the kernels: layers run unfused", keys, d)
+        return False
+    return True
 
 
 def _steady(size: Any) -> int:

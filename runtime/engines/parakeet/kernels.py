@@ -9,12 +9,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.engines.cuda import shared_memory
 from runtime.engines.parakeet.attention import Past
 
 _LOG2_E = 1.4426950408889634
 _LOWEST: tl.constexpr = tl.constexpr(-1e30)  # finite, so that differences are too
 _QUERIES = 16  # the least that the matrix units take
 _WIDE = 128  # numbers of a frame that are read at once
+_STAGES = 3  # such tiles on their way at the same time, where they have room
+
+
+def stages_within(memory: int, d: int, keys: int) -> int:
+    """How many tiles of so many frames have room in so much shared memory, in half precision.
+
+    A GB10 has 99 KiB, and room for two of the public model's; none is too few.
+    """
+    return min(_STAGES, memory // ((_keys(keys) + _QUERIES) * min(_WIDE, d & -d) * 2))
+
+
+def _keys(keys: int) -> int:
+    return max(16, int(triton.next_power_of_2(keys)))
 
 
 def attend_rings(
@@ -41,10 +55,10 @@ def attend_rings(
         LEFT=left,
         D=d,
         QUERIES=_QUERIES,
-        KEYS=max(16, triton.next_power_of_2(left + frames)),
+        KEYS=_keys(left + frames),
         WIDE=min(_WIDE, d & -d),
         num_warps=8,
-        num_stages=3,
+        num_stages=stages_within(shared_memory(ring.device), d, left + frames),
     )
     return found
 

@@ -27,7 +27,7 @@ def run_kernel(options: Mapping[str, Any]) -> Iterator[Outcome]:
         options: ``gpu``: whether there is one.
     """
     if find_spec("triton") is None:
-        mend = "pip install triton, if torch.compile is wanted; nothing here needs it"
+        mend = "pip install triton, which torch for GPUs brings: engines are slower without it"
         yield Outcome("warn", "not installed", mend)
         return
     import triton
