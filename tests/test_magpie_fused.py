@@ -6,16 +6,12 @@ model is tiny; on a GPU they run in the public geometry, in bfloat16.
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
+from interpreted import INTERPRETED, assert_passes_interpreted
 
 torch = pytest.importorskip("torch", reason="needs the extra `nemo`")
 if find_spec("triton") is None:
@@ -24,8 +20,6 @@ if find_spec("triton") is None:
 from random_magpie import PUBLIC, TINY, in_mid_speech, model_of  # noqa: E402
 
 GPU = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # which Triton reads when it is imported
-ROOT = Path(__file__).parent.parent
 TOLERANCE = 0.25
 """Of logits in bfloat16, in standard deviations of all logits."""
 
@@ -56,14 +50,7 @@ def assert_equal(found: Any, wanted: Any) -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="is what runs the others")
 def test_under_the_interpreter() -> None:
-    """In a process of its own, where Triton is not imported yet."""
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    # A suite of its own: it waits for no test beside this one.
-    ours = {name: v for name, v in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    environment = {**ours, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"[1-9]\d* passed", done.stdout)
+    assert_passes_interpreted(__file__)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs within test_under_the_interpreter")
