@@ -47,7 +47,9 @@ def step(
     )
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+@pytest.mark.skipif(
+    INTERPRETED, reason="needs no kernel: has run in the process that started this one"
+)
 @pytest.mark.parametrize(("left", "frames"), [(6, 2), (7, 1), (14, 14)])
 def test_a_stream_is_attended_to_as_by_nemo(left: int, frames: int) -> None:
     nemo = pytest.importorskip(
@@ -97,7 +99,9 @@ def nemos_convolution(d: int, norm: str = "layer_norm", width: int = 9) -> Any:
     return made
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+@pytest.mark.skipif(
+    INTERPRETED, reason="needs no kernel: has run in the process that started this one"
+)
 @pytest.mark.parametrize("norm", ["layer_norm", "batch_norm"])
 @pytest.mark.parametrize("frames", [1, 2, 14])
 def test_a_stream_is_convolved_as_by_nemo(norm: str, frames: int) -> None:
@@ -116,7 +120,9 @@ def test_a_stream_is_convolved_as_by_nemo(norm: str, frames: int) -> None:
     assert bool(ours.kept[1].isnan().all()), "a slot that was in no step"
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs no kernel")
+@pytest.mark.skipif(
+    INTERPRETED, reason="needs no kernel: has run in the process that started this one"
+)
 def test_a_chunk_must_fit_into_what_is_kept() -> None:
     class Attention:
         h, d_k = 2, 16
@@ -125,8 +131,10 @@ def test_a_chunk_must_fit_into_what_is_kept() -> None:
         CachedAttention(Attention(), torch.zeros(1, 16, 32), torch.zeros(2, 3, 32), 4)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is what runs the others")
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@pytest.mark.skipif(INTERPRETED, reason="is what started this process")
+@pytest.mark.skipif(
+    find_spec("triton") is None, reason="needs Triton, of which torch for CPUs brings none"
+)
 def test_under_the_interpreter() -> None:
     assert_passes_interpreted(__file__)
 
@@ -167,7 +175,9 @@ def test_the_kernel_convolves_as_it_is_done_plainly(frames: int, d: int) -> None
             torch.testing.assert_close(fused.kept, plain.kept)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@pytest.mark.skipif(
+    find_spec("triton") is None, reason="needs Triton, of which torch for CPUs brings none"
+)
 @pytest.mark.parametrize(
     ("memory", "keys", "stages"),
     [(232_448, 72, 3), (101_376, 72, 2), (101_376, 129, 1), (101_376, 257, 0)],
