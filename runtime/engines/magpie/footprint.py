@@ -1,9 +1,9 @@
 """What Magpie needs of the GPU: a slot's caches from the geometry, the rest from a bound.
 
-Measured on an H100 with plain kernels: 64 slots in bfloat16, 8 s of audio each, held 4.39 GB of
-torch's allocator once all graphs were captured, 1.5 GB of them slots. What fused kernels add is
-from their shapes. With them the whole held 3.03 GB, and 3.86 by the driver's account, so that the
-estimate is 1.4 GB above it: its peak while loading has not been measured.
+Measured on an H100, bfloat16, slots of 8 s of audio, by the driver. With plain kernels: 64 slots
+held 4.39 GB of torch's allocator once all graphs were captured. With fused ones: 64 slots 3.86 GB,
+and 4.21 at the most while loading; 128 slots 5.58 GB, and 64 without guidance 3.09 GB. A slot is
+26.8 MB by that, as its caches are: fused kernels read them where they are.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from runtime.engines.models import MagpieModel
 from runtime.engines.nvidia import HOST, RESERVE, megabytes
 from runtime.memory.footprint import Footprint
 
-MAX_SLOTS = 64  # the most that have been measured
+MAX_SLOTS = 64  # the most of `auto`, unless told; 128 were measured, too
 
-_CFG = 2  # rows of a slot: with its text, and without (classifier-free guidance)
+_CFG = 2  # rows of a slot, with its text and without: classifier-free guidance
 _KV = 2  # a key and a value
 _ALIGNMENT = 64  # rows; caches are made in such steps, so that attention's kernels fit
 _TOKENS_PER_SECOND = 20  # of text, spoken fast: phonemes, spaces, punctuation
@@ -36,6 +36,7 @@ _PREFILL_BATCH = 16  # requests whose contexts and texts are taken in at once, a
 _ROW_WIDTHS = 16
 # A step's attention computes in float32, at the worst with copies of one layer's keys and
 # values, and twice: the graph's pool does not share with what was warmed up outside it.
+# Fused kernels make none.
 _ATTENTION_COPIES = 2
 _FLOAT32 = 4
 # The decoder of the nano codec: its convolutions keep 184,000 numbers a stream (0.37 MB in
@@ -71,11 +72,15 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
     longest = magpie.max_utterance_s or MAX_FRAMES / FRAME_RATE
     acoustic, source = read.weight_bytes(model.parameters)
     rows, text = cache_rows(model, longest), text_rows(longest)
-    state = state_bytes(model, rows, text, number)
-    share = _attention_bytes(model, rows) + _CODEC_FRAMES * _CODEC_FRAME * number
-    prefill = (model.context_rows * _CFG + text) * _ROW_WIDTHS * model.d * number
+    guided = _CFG if magpie.cfg else 1
+    state = state_bytes(model, rows, text, number, guided)
+    prefill = (model.context_rows * guided + text) * _ROW_WIDTHS * model.d * number
     on_gpu = magpie.device != "cpu"
-    fused = _fused_bytes(model) if on_gpu and magpie.fused and number < _FLOAT32 else 0
+    if on_gpu and magpie.fused and number < _FLOAT32:
+        share, fused = 0, _fused_bytes(model)
+    else:
+        share, fused = _attention_bytes(model, rows, guided), 0
+        share += _CODEC_FRAMES * _CODEC_FRAME * number
     weights = acoustic + model.codec_parameters * number  # a .nemo is without its codec
     restoring = _restoring(acoustic // number)
     return Footprint(
@@ -147,19 +152,19 @@ def text_rows(longest_s: float) -> int:
     return _aligned(math.ceil(longest_s * _TOKENS_PER_SECOND))
 
 
-def state_bytes(model: MagpieModel, rows: int, text: int, number: int) -> int:
+def state_bytes(model: MagpieModel, rows: int, text: int, number: int, guided: int = _CFG) -> int:
     """What a slot keeps, ``number`` bytes a number, indices and float32 weights apart.
 
-    Keys and values of self-attention (2 x layers x 2 rows x cache rows x d) and of
+    Keys and values of self-attention (2 x layers x ``guided`` x cache rows x d) and of
     cross-attention, the local transformer's within a step, the encoded text, the codec's
     convolutions; and for each token of the text its weight and how often it was attended.
     """
     outputs = model.stacking * model.codebooks
     numbers = (
-        _KV * model.layers * _CFG * rows * model.d
-        + _KV * model.layers * _CFG * text * model.cross_d
-        + _KV * model.local_layers * _CFG * outputs * model.local_d
-        + _CFG * text * model.d
+        _KV * model.layers * guided * rows * model.d
+        + _KV * model.layers * guided * text * model.cross_d
+        + _KV * model.local_layers * guided * outputs * model.local_d
+        + guided * text * model.d
         + _CODEC_STATE
     )
     return numbers * number + text * (8 + _FLOAT32) + (outputs + 8) * 8
@@ -184,9 +189,9 @@ def _fused_bytes(model: MagpieModel) -> int:
     return looked_up + _FOLDED
 
 
-def _attention_bytes(model: MagpieModel, rows: int) -> int:
+def _attention_bytes(model: MagpieModel, rows: int, guided: int) -> int:
     """A slot's share of what a step's attention needs, in the layer that needs most."""
-    return _ATTENTION_COPIES * _KV * _CFG * rows * model.d * _FLOAT32
+    return _ATTENTION_COPIES * _KV * guided * rows * model.d * _FLOAT32
 
 
 def _aligned(rows: int) -> int:

@@ -31,11 +31,17 @@ _CONVOLUTION_COPIES = 3
 # Of attention in NeMo (RelPositionMultiHeadAttention.forward): by content 1, by position 2 (it is
 # twice as wide), their sum 1; and in forward_attention masked 1, softmax 1, masked again 1.
 _SCORE_COPIES = 7
+# With one recording each of them is a block of its own: what goes leaves gaps that nothing else
+# fits. 437 s used 3.31 GiB and took 3.85 of torch's allocator.
+_LONE_COPIES = 8
 # Numbers alive for a frame of the widest layer, in widths d: the residual, norms, queries,
 # keys, values, and the feed-forward part (4 d) before and after its activation.
 _FRAME_WIDTHS = 16
 _KEPT_COPIES = 2  # of what a stream keeps of a layer, in plain torch: taken out, and joined
 _QUERY_COPIES = 4  # of what each head asks and finds, as wide as a frame; and turned around
+# Bytes that the graphs of both searches keep, with phrases and without, cuBLAS's for each of their
+# streams among them: measured with 96 rows.
+_SEARCHES = 770_000_000
 _OVERLAP_MELS = 9  # frames of features that a step sees again (NeMo: pre_encode_cache_size)
 
 
@@ -44,9 +50,10 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
 
     Options are those of ``OfflineOptions``; a batch has as many windows as there are slots.
 
-    It is above what was measured with 64 slots, bfloat16 (10 s: 5.2 GB in all, 60 s:
-    11.2 GB), by 5 % at 10 s. At 60 s it is above by 40 %: NeMo halves a batch of 64, but
-    one of 43, which may come as well, is just not split, and needs more.
+    The shipped 24 slots of 30 s, bfloat16, took 6.65 GiB of torch's allocator at the most and
+    7.6 by the driver's account, for 437 s in one piece; what is longer than 410 s is cut now.
+    Without graphs 64 slots took 5.2 GB (10 s) and 11.2 GB (60 s). At 60 s it is above that by
+    more: NeMo halves a batch of 64, but one of 43, which may come as well, is just not split.
 
     Raises:
         ConfigError: An option that there is not, or a value that cannot be.
@@ -58,7 +65,7 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
     share, once = _batch_bytes(offline)
     held = _window_bytes(read.model, window, number)
     on_gpu = offline.device != "cpu"
-    reserve, graphs = (RESERVE, _graph_bytes(offline)) if on_gpu else (0, 0)
+    reserve, graphs = (RESERVE, _graph_bytes(offline) + _SEARCHES) if on_gpu else (0, 0)
     return Footprint(
         on_gpu=on_gpu,
         weights=weights,
@@ -71,8 +78,8 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
         max_slots=read.max_slots,
         formula=(
             f"a slot: {megabytes(held)} for {window:g} s of audio, {megabytes(share)} in a "
-            f"batch; once: {megabytes(once)} of a batch that is split, {megabytes(graphs)} of the "
-            f"encoder's graphs, {megabytes(reserve)} for slack"
+            f"batch; once: {megabytes(once)} of a batch that is split, {megabytes(graphs)} of "
+            f"graphs, {megabytes(reserve)} for slack"
         ),
     )
 
@@ -89,7 +96,8 @@ def longest_s(offline: OfflineOptions) -> float:
     low, high = offline.window_s, MAX_WINDOW_S
     while high - low > 1:
         middle = (low + high) / 2
-        low, high = (middle, high) if _numbers(read.model, middle) <= room else (low, middle)
+        needed = _numbers(read.model, middle, _LONE_COPIES)
+        low, high = (middle, high) if needed <= room else (low, middle)
     return low
 
 
@@ -111,13 +119,13 @@ def _graph_bytes(offline: OfflineOptions) -> int:
     return convolution * offline.common.number
 
 
-def _numbers(model: ParakeetModel, window_s: float) -> int:
+def _numbers(model: ParakeetModel, window_s: float, score_copies: int = _SCORE_COPIES) -> int:
     """Numbers of a window that are alive at once, at the most.
 
     The first convolution's tensors are gone when the layers run.
     """
     convolution = _convolution_numbers(model, window_s) * _CONVOLUTION_COPIES
-    return max(convolution, _layer_numbers(model, window_s))
+    return max(convolution, _layer_numbers(model, window_s, score_copies))
 
 
 def streaming_footprint(options: Mapping[str, Any]) -> Footprint:
@@ -187,10 +195,10 @@ def _convolution_numbers(model: ParakeetModel, window_s: float) -> int:
     return round(window_s * MEL_RATE / 2) * model.subsampling_channels * model.mels // 2
 
 
-def _layer_numbers(model: ParakeetModel, window_s: float) -> int:
+def _layer_numbers(model: ParakeetModel, window_s: float, score_copies: int = _SCORE_COPIES) -> int:
     """Numbers of a window that are alive in one layer; its attention is quadratic."""
     frames = round(window_s * FRAME_RATE)
-    return frames * _FRAME_WIDTHS * model.d + _SCORE_COPIES * model.heads * frames**2
+    return frames * _FRAME_WIDTHS * model.d + score_copies * model.heads * frames**2
 
 
 def _window_bytes(model: ParakeetModel, window_s: float, number: int) -> int:
