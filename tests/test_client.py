@@ -115,3 +115,41 @@ except SpeechError as error:
 """
     )
     assert "one loop" in done.stdout, done.stderr
+
+
+def test_news_of_replicas_that_come_while_the_cluster_is_left_are_not_acted_on(run_script) -> None:
+    done = run_script(
+        """
+import asyncio
+from runtime.client import SpeechClient
+
+async def main():
+    client = await SpeechClient.connect()
+    import ray
+    from ray.serve._private.long_poll import LongPollClient
+
+    act, leave, late = LongPollClient._process_update, ray.shutdown, []
+
+    def leave_and_hear():
+        leave()
+        print(len(late))
+        while late:
+            act(*late.pop())
+
+    LongPollClient._process_update = lambda *news: late.append(news)
+    ray.shutdown = leave_and_hear
+    asking = asyncio.create_task(client.info())
+    while len(late) < 2:
+        await asyncio.sleep(0)
+    asking.cancel()
+    await client.aclose()
+    await asyncio.sleep(0)  # what was heard is acted on
+    await asyncio.sleep(0)  # and asked for again
+
+asyncio.run(main())
+print("ended")
+"""
+    )
+    assert done.stderr == ""
+    heard, ended = done.stdout.split()
+    assert (int(heard) >= 2, ended) == (True, "ended")

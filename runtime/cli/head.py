@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli.room import all_that_fit, dissolve_ledger, planned, waiting_replicas
+from runtime.client.connection import give_up
 from runtime.config import (
     APPLICATION,
     ASR_DEPLOYMENT,
@@ -381,9 +382,7 @@ async def _drain(applications: list[str], timeout_s: float) -> None:
                 return
             await asyncio.sleep(_POLL_S)
     finally:
-        for handle in handles:
-            with contextlib.suppress(Exception):
-                await handle.shutdown_async()
+        await give_up(handles)
 
 
 async def _drain_replicas(handle: DeploymentHandle, abort: bool) -> int:

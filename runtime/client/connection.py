@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -141,9 +141,7 @@ class Attachment:
         global _attachment
         replicas.forget_all()
         try:
-            for handle in self._handles:  # or they would go on asking
-                with contextlib.suppress(Exception):
-                    await handle.shutdown_async()
+            await give_up(self._handles)
             await _in_daemon_thread(_leave)
         finally:
             if _attachment is self:
@@ -240,12 +238,38 @@ def _in_daemon_thread(work: Callable[..., None], *args: Any) -> asyncio.Future[N
     return done
 
 
+async def give_up(handles: Iterable[DeploymentHandle]) -> None:
+    """End all that Serve does for these handles, and for others on the running loop.
+
+    A router goes on asking the controller for changes when it is shut down. What comes, or is
+    asked, once Ray has been left ends the process.
+    """
+    for handle in handles:
+        with contextlib.suppress(Exception):
+            await handle.shutdown_async()
+            _ask_no_more(handle)
+    await asyncio.sleep(0)  # what has come already, while Ray is still there
+
+
+def _ask_no_more(handle: DeploymentHandle) -> None:
+    from ray.serve._private.router import SharedRouterLongPollClient
+
+    if handle._router is None:
+        return  # it was never called
+    router = handle._router._asyncio_router
+    router.long_poll_client.stop()
+    shared = SharedRouterLongPollClient.get_or_create(router._controller_handle, router._event_loop)
+    shared.long_poll_client.stop()
+
+
 def _leave() -> None:
     import ray
+    from ray.serve._private.router import SharedRouterLongPollClient
     from ray.serve.context import _set_global_client
 
     ray.shutdown()
     _set_global_client(None)  # Serve would ask the controller of the cluster that we left
+    SharedRouterLongPollClient.get_or_create.cache_clear()  # one that asks no more
 
 
 def is_attached() -> bool:
