@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deployments.health import is_beyond_help, refuse_if_lost
+from deployments.health import check, is_beyond_help, refuse_if_lost
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
 from deployments.logs import UtteranceLog
@@ -44,7 +44,6 @@ from runtime.replica import (
 )
 from runtime.requests import resolve_recognition
 from runtime.speech import (
-    Checked,
     FinalTranscript,
     LoadReport,
     RecognitionEvent,
@@ -144,8 +143,7 @@ class ASR:
         """Serve replaces a replica when this raises; one that failed to load never gets here."""
         self._memory.check()
         for loaded in self._engines.values():
-            if isinstance(loaded.engine, Checked):
-                loaded.engine.check()
+            check(loaded.engine)
 
     async def info(self) -> ReplicaInfo:
         """This replica and its engines."""

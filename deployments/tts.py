@@ -12,7 +12,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from deployments.growing import Growing
-from deployments.health import is_beyond_help, refuse_if_lost
+from deployments.health import check, is_beyond_help, refuse_if_lost
 from deployments.identity import census, replica_id, replica_info, settle_memory
 from deployments.lease import ReplicaMemory
 from deployments.logs import UtteranceLog
@@ -42,7 +42,7 @@ from runtime.replica import (
     check_protocol,
 )
 from runtime.requests import resolve_synthesis, resolve_text
-from runtime.speech import AudioChunk, Checked, SynthesisRequest
+from runtime.speech import AudioChunk, SynthesisRequest
 from runtime.tally import SpokenTally
 
 # Beyond this many characters cleaning the text takes longer than an event loop may be held.
@@ -150,8 +150,7 @@ class TTS:
     async def check_health(self) -> None:
         """Serve replaces a replica when this raises; one that failed to load never gets here."""
         self._memory.check()
-        if isinstance(self._engine, Checked):
-            self._engine.check()
+        check(self._engine)
 
     async def info(self) -> ReplicaInfo:
         """This replica and its engine."""

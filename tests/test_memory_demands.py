@@ -190,7 +190,7 @@ def test_auto_becomes_a_number_and_engines_take_it() -> None:
     assert planned.file is not None
     assert planned.live.options == {"slots": live, "max_slots": 512}
     assert planned.file == args.asr.file
-    assert file == 24
+    assert file == 12
     speaking: TtsArgs = with_slots(args.tts, voice)
     assert footprint_of("magpie", speaking.options).slots == voice.slots[0] < 64
     auto, numbered = (

@@ -206,7 +206,7 @@ def test_words_are_put_together_as_nemo_does_whatever_the_tokens(
 
 
 def test_the_longest_piece_has_positions_and_none_are_made_later(weights: Path, nemo: Any) -> None:
-    model = OfflineModel(load(inspect(weights)), 1, WINDOW_S, longest_s=600.0)
+    model = OfflineModel(load(inspect(weights)), 1, 1, WINDOW_S, longest_s=600.0)
     encoder = model.parakeet.model.encoder
     there = encoder.pos_enc.pe
     assert there.shape[1] >= 2 * 600.0 / 0.08 - 1  # NeMo makes 5,000 frames to each side

@@ -26,7 +26,7 @@ def model(tiny_parakeet: Callable[..., Path]) -> OfflineModel:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    made = OfflineModel(load(inspect(tiny_parakeet(streaming=False)), "cuda"), 4, 10.0, 40.0)
+    made = OfflineModel(load(inspect(tiny_parakeet(streaming=False)), "cuda"), 4, 4, 10.0, 40.0)
     made.prepare()
     return made
 
@@ -93,9 +93,16 @@ def test_the_searchs_memory_is_given_to_nobody_else(model: OfflineModel) -> None
     assert all(bool((other == 7).all()) for other in others)
 
 
-def test_the_ladder_has_sizes_for_small_batches_only() -> None:
-    sizes = ladder(72, 30.0, RATE)
-    assert sizes[0].padded == max(size.padded for size in sizes) <= 160 * RATE
-    assert Size(16, 10 * RATE) in sizes
-    assert Size(1, 30 * RATE) in sizes
-    assert ladder(1, 4.0, RATE) == [Size(1, 4 * RATE)]
+def test_the_ladder_has_a_size_for_each_batch() -> None:
+    sizes = ladder(48, 12, 30.0, RATE)
+    assert sizes[0].padded == max(size.padded for size in sizes) == 12 * 30 * RATE
+    for rows, seconds in ((1, 1.0), (36, 10.0), (12, 30.0), (5, 12.0), (18, 20.0), (48, 5.0)):
+        assert any(s.rows >= rows and s.samples >= seconds * RATE for s in sizes)
+    assert {size.rows for size in sizes if size.samples == 10 * RATE} == {
+        *(1, 2, 4, 8, 12, 16, 24, 32, 36)
+    }
+    assert ladder(1, 1, 4.0, RATE) == [Size(1, 4 * RATE)]
+
+
+def test_the_largest_batches_have_none_as_computing_hides_what_launching_takes() -> None:
+    assert ladder(96, 24, 30.0, RATE)[0].padded == 360 * RATE

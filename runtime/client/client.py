@@ -230,8 +230,11 @@ class SpeechClient:
     ) -> Transcript:
         calls = self._deployment(ASR_DEPLOYMENT)
         blocks = _pcm_blocks(audio, sample_rate)
-        first = await asyncio.to_thread(next, blocks, b"")
-        second = await asyncio.to_thread(next, blocks, b"")
+        if isinstance(audio, bytes):  # which are cut, and need no reading
+            first, second = next(blocks, b""), next(blocks, b"")
+        else:
+            first = await asyncio.to_thread(next, blocks, b"")
+            second = await asyncio.to_thread(next, blocks, b"")
         if not second:
             if not first:
                 raise AudioFormatError("The recording holds no samples.")

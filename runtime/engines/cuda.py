@@ -16,7 +16,16 @@ from runtime.memory.footprint import GIB
 HUNG_S = 10.0
 """Longer than ten times any piece of work on a GPU, what others do there included."""
 
+_SWITCH_S = 0.0005
 _SEGMENT = 2 << 20  # what the allocator rounds large blocks to
+
+
+def share_interpreter() -> None:
+    """Let a thread that has waited for the device have the interpreter soon.
+
+    Torch gives it up in each call. While the event loop is busy each would else wait for 5 ms.
+    """
+    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
 
 
 def cap_allocator(size: int) -> None:

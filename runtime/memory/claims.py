@@ -17,7 +17,8 @@ CONTEXT = round(0.6 * GIB)
 
 GRAPHS = round(0.45 * GIB)
 """Bytes beyond it that no allocator counts either: with graphs, cuBLAS and cuDNN 680 to 980 MiB
-were measured. Estimated workspaces have room for it, which the allocator must leave."""
+were measured. Estimated workspaces have room for it, which the allocator must leave; engines of one
+process share it."""
 
 REPLICA_HOST = round(0.25 * GIB)
 """Bytes of a replica's process without an engine: Python, Ray, Serve; 0.2 GiB were measured."""
@@ -83,8 +84,7 @@ class Claim:
         An estimated workspace has room for what is outside of the allocator, and so has what a
         replica measured before: with a margin, which is the allocator's.
         """
-        outside = min(GRAPHS, self.workspace // 2)
-        return self.total - self.context - self.host - outside
+        return self.total - self.context - self.host - _outside(self.workspace)
 
 
 def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
@@ -99,6 +99,8 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
     process = REPLICA_HOST + _host([engine.footprint for engine in demand.engines])
     weights = sum(footprint.weights for footprint, _ in parts)
     workspace = sum(footprint.workspace for footprint, _ in parts)
+    outside = [_outside(footprint.workspace) for footprint, _ in parts if footprint.on_gpu]
+    workspace -= sum(outside) - max(outside, default=0)
     if demand.measured is not None and (kind == "unified" or demand.on_gpu == (kind != "host")):
         weights, workspace = demand.measured, 0
     return Claim(
@@ -108,6 +110,11 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
         state=sum(count * footprint.state_per_slot for footprint, count in parts),
         host=0 if kind == "discrete" else process,
     )
+
+
+def _outside(workspace: int) -> int:
+    """What of it no allocator counts."""
+    return min(GRAPHS, workspace // 2)
 
 
 def _host(engines: Sequence[Footprint]) -> int:

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.engines.cuda import HUNG_S, allocator_limit, as_engine_error, is_out_of_memory
+from runtime.engines.cuda import (
+    HUNG_S,
+    allocator_limit,
+    as_engine_error,
+    is_out_of_memory,
+    share_interpreter,
+)
 from runtime.engines.magpie.base import MagpieEngine
 from runtime.engines.magpie.checkpoint import load
 from runtime.engines.magpie.footprint import MAX_SLOTS, footprint
@@ -132,7 +138,9 @@ class MagpieSynthesizer(MagpieEngine):
             raise
         warmup_s = time.perf_counter() - started
         self._machine = machine
-        self._hung_s = HUNG_S if device == "cuda" else math.inf  # a CPU may be slow, and busy
+        if device == "cuda":  # a CPU may be slow, and busy
+            self._hung_s = HUNG_S
+            share_interpreter()
         for name in self._files.geometry.speakers:
             self._voices[name] = self._voice(name)
         self._counts[f"{FALLBACK}magpie eager"] = machine.fallbacks

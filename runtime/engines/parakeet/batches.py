@@ -11,15 +11,22 @@ import asyncio
 import math
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 from runtime.engines.parakeet.boosting import Tree
-from runtime.engines.parakeet.words import Tokens
-from runtime.speech import Samples
+from runtime.speech import Samples, Word
 
 PATIENCE_S = 5.0
 """A recording without a deadline is as urgent as one that is due so long after it came."""
 
 _arrivals = count()
+
+
+class Heard(NamedTuple):
+    """What was said, and its words with their times from the first sample."""
+
+    text: str
+    words: list[Word]
 
 
 @dataclass(slots=True, eq=False)
@@ -30,13 +37,13 @@ class Job:
         samples: float32 at 16 kHz, no longer than the engine takes at once.
         boost: Phrases to listen for.
         urgency: A time of the event loop's clock: the earlier, the sooner it is its turn.
-        done: Gets the tokens; cancelled where nobody wants them any more.
+        done: Gets what was heard; cancelled where nobody wants them any more.
     """
 
     samples: Samples
     boost: Tree | None
     urgency: float
-    done: asyncio.Future[Tokens]
+    done: asyncio.Future[Heard]
     arrival: int = field(default_factory=_arrivals.__next__)
 
 

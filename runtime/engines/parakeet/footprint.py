@@ -39,9 +39,12 @@ _LONE_COPIES = 8
 _FRAME_WIDTHS = 16
 _KEPT_COPIES = 2  # of what a stream keeps of a layer, in plain torch: taken out, and joined
 _QUERY_COPIES = 4  # of what each head asks and finds, as wide as a frame; and turned around
-# Bytes that the graphs of both searches keep, with phrases and without, cuBLAS's for each of their
-# streams among them: measured with 96 rows.
-_SEARCHES = 770_000_000
+# In a graph, which gives back at once: 160 s of audio kept 0.61 GiB, 360 s 1.36.
+_GRAPH_COPIES = 2.5
+# Bytes that the graphs of both searches keep, with phrases and without: cuBLAS's for each of their
+# streams, and what a row has. 48 rows kept 0.61 GiB, 96 0.72.
+_SEARCHES = 530_000_000
+_SEARCH_ROW = 2_550_000
 _OVERLAP_MELS = 9  # frames of features that a step sees again (NeMo: pre_encode_cache_size)
 
 
@@ -50,10 +53,10 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
 
     Options are those of ``OfflineOptions``; a batch has as many windows as there are slots.
 
-    The shipped 24 slots of 30 s, bfloat16, took 6.65 GiB of torch's allocator at the most and
-    7.6 by the driver's account, for 437 s in one piece; what is longer than 410 s is cut now.
-    Without graphs 64 slots took 5.2 GB (10 s) and 11.2 GB (60 s). At 60 s it is above that by
-    more: NeMo halves a batch of 64, but one of 43, which may come as well, is just not split.
+    The shipped 12 slots of 30 s, bfloat16, took 5.05 GiB of torch's allocator at the most, for
+    287 s in one piece, and 3.42 once they were there. Without graphs 64 slots took 5.2 GB (10 s)
+    and 11.2 GB (60 s). At 60 s it is above that by more: NeMo halves a batch of 64, but one of
+    43, which may come as well, is just not split.
 
     Raises:
         ConfigError: An option that there is not, or a value that cannot be.
@@ -65,7 +68,7 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
     share, once = _batch_bytes(offline)
     held = _window_bytes(read.model, window, number)
     on_gpu = offline.device != "cpu"
-    reserve, graphs = (RESERVE, _graph_bytes(offline) + _SEARCHES) if on_gpu else (0, 0)
+    reserve, graphs = (RESERVE, _graph_bytes(offline)) if on_gpu else (0, 0)
     return Footprint(
         on_gpu=on_gpu,
         weights=weights,
@@ -113,10 +116,10 @@ def _batch_bytes(offline: OfflineOptions) -> tuple[int, int]:
 
 
 def _graph_bytes(offline: OfflineOptions) -> int:
-    """What the encoder's graphs keep for themselves: as much as the largest of them."""
-    audio_s = min(MOST_S, offline.rows * offline.window_s)
-    convolution = _convolution_numbers(offline.common.model, audio_s) * _CONVOLUTION_COPIES
-    return convolution * offline.common.number
+    """What graphs keep for themselves: the encoder's as much as the largest of them needs."""
+    audio_s = min(MOST_S, offline.common.batch * offline.window_s)
+    convolution = _convolution_numbers(offline.common.model, audio_s) * offline.common.number
+    return round(convolution * _GRAPH_COPIES) + _SEARCHES + offline.rows * _SEARCH_ROW
 
 
 def _numbers(model: ParakeetModel, window_s: float, score_copies: int = _SCORE_COPIES) -> int:

@@ -20,12 +20,17 @@ from typing import Any
 import numpy as np
 
 from runtime.audio import silence_invalid
-from runtime.engines.cuda import is_device_failure, release_cached
+from runtime.engines.cuda import (
+    as_engine_error,
+    is_device_failure,
+    release_cached,
+    share_interpreter,
+)
 from runtime.engines.embedded.segmenter import Segmenter, SegmentRules
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
 from runtime.engines.nemo import pick_device
-from runtime.engines.parakeet.batches import Job, Waiting, urgency
+from runtime.engines.parakeet.batches import Heard, Job, Waiting, urgency
 from runtime.engines.parakeet.boosting import MAX_PHRASES, Boost
 from runtime.engines.parakeet.checkpoint import inspect, load
 from runtime.engines.parakeet.footprint import longest_s
@@ -111,6 +116,7 @@ class ParakeetRecognizer:
         self._arrived = asyncio.Event()
         self._once_s = 0.0  # what a batch costs beyond its audio
         self._serving: asyncio.Task[None] | None = None
+        self._answering: set[asyncio.Task[None]] = set()
         self._streams: set[SegmentStream | RecordingStream] = set()
         self._whole = 0  # recordings in one piece under way
         self._steps = StepLog()
@@ -144,8 +150,14 @@ class ParakeetRecognizer:
         device = pick_device(self._options.device)
         parakeet = load(self._files, device, self._options.common.dtype)
         self._model = model = OfflineModel(
-            parakeet, self._rows, self._options.window_s, self._longest / SAMPLE_RATE
+            parakeet,
+            self._rows,
+            self._slots,
+            self._options.window_s,
+            self._longest / SAMPLE_RATE,
         )
+        if device == "cuda":
+            share_interpreter()
         loaded = time.perf_counter()
         model.prepare()
         model.recognize([_noise(1.0)])
@@ -215,8 +227,7 @@ class ParakeetRecognizer:
         if len(samples) > self._longest:
             return await self._transcribe_long(samples, options)
         with self._slot():
-            tokens = await self._tokens(samples, options, options.deadline_s)
-        text, words = await asyncio.to_thread(self._read, tokens, len(samples))
+            text, words = await self._hear(samples, options, options.deadline_s)
         return Transcript(
             text=text,
             seconds=seconds,
@@ -234,11 +245,12 @@ class ParakeetRecognizer:
             self._serving.cancel()
         for stream in tuple(self._streams):
             await stream.close()
-        _fail(self._waiting.drain())
+        _fail(self._waiting.drain(), EngineFailed(_CLOSED))
         self._gate.close()
         self._worker.close()
         await self._gate.finished()
         await self._worker.finished()
+        await asyncio.gather(*self._answering)
         self._model = None
 
     @property
@@ -265,8 +277,7 @@ class ParakeetRecognizer:
 
     def _recording(self, options: RecognitionOptions, ahead: int) -> RecordingStream:
         async def recognize(samples: Samples) -> list[Word]:
-            tokens = await self._tokens(samples, options, None)
-            return (await asyncio.to_thread(self._read, tokens, len(samples)))[1]
+            return (await self._hear(samples, options, None)).words
 
         return RecordingStream(
             self._layout,
@@ -278,8 +289,7 @@ class ParakeetRecognizer:
 
     def _live(self, options: RecognitionOptions) -> SegmentStream:
         async def decode(samples: Samples, background: bool) -> Decoded:
-            tokens = await self._tokens(samples, options, 0.0)  # somebody waits for an answer
-            text, words = await asyncio.to_thread(self._read, tokens, len(samples))
+            text, words = await self._hear(samples, options, 0.0)  # somebody waits for an answer
             return Decoded(text, tuple(words) if options.words else ())
 
         silence_ms, closes = options.endpoint_ms or 800, options.endpoint_ms is not None
@@ -313,15 +323,15 @@ class ParakeetRecognizer:
 
     # --- batches -------------------------------------------------------------
 
-    async def _tokens(
+    async def _hear(
         self, samples: Samples, options: RecognitionOptions, deadline_s: float | None
-    ) -> Tokens:
+    ) -> Heard:
         """Wait for a turn; a caller that is cancelled leaves the queue."""
         if self._closed:
             raise EngineFailed(_CLOSED)
         model = self._loaded
         if not len(samples) or float(np.abs(samples).max()) < _SILENT:
-            return Tokens([], [], [], [])
+            return Heard("", [])
         loop = asyncio.get_running_loop()
         boost = None
         if options.phrases:
@@ -340,14 +350,14 @@ class ParakeetRecognizer:
             self._arrived.clear()
             while batch := self._waiting.take():
                 await self._run(batch)
-                if len(batch) > 1:
+                if 1 < len(batch) > 2 * len(self._waiting):
                     await self._gather(len(batch))
 
     async def _gather(self, count: int) -> None:
         """Let those who were answered together, and ask again, come together.
 
-        As long as they keep coming, and no longer than it costs to recognise the first of them
-        in a batch of its own.
+        Unless others wait already, who are heard while these come back. As long as they keep
+        coming, and no longer than it costs to recognise the first of them in a batch of its own.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._once_s
@@ -373,18 +383,34 @@ class ParakeetRecognizer:
                 if not job.done.done():
                     await self._run([job])
         except asyncio.CancelledError:
-            _fail(batch)
+            _fail(batch, EngineFailed(_CLOSED))
             raise
         else:
-            for job, tokens in zip(batch, found, strict=True):
-                if not job.done.done():
-                    job.done.set_result(tokens)
+            answering = asyncio.create_task(self._answer(batch, found))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
 
     def _recognize(self, model: OfflineModel, sounds: Any, boosts: Any) -> list[Tokens]:
         with self._steps.timed("batch", len(sounds)):
             return model.recognize(sounds, boosts)
 
-    def _read(self, tokens: Tokens, samples: int) -> tuple[str, list[Word]]:
+    async def _answer(self, batch: list[Job], found: list[Tokens]) -> None:
+        """Tell callers what was heard, while the next batch runs."""
+        try:
+            heard = await asyncio.to_thread(self._read_all, batch, found)
+        except Exception as error:
+            _fail(batch, as_engine_error(error, "parakeet"))
+            return
+        for job, one in zip(batch, heard, strict=True):
+            if not job.done.done():
+                job.done.set_result(one)
+
+    def _read_all(self, batch: list[Job], found: list[Tokens]) -> list[Heard]:
+        return [
+            self._read(tokens, len(job.samples)) for job, tokens in zip(batch, found, strict=True)
+        ]
+
+    def _read(self, tokens: Tokens, samples: int) -> Heard:
         """Text and words; times since the first sample, also where silence was put before it."""
         model = self._loaded
         before_s, end_s = model.padding(samples) / SAMPLE_RATE, samples / SAMPLE_RATE
@@ -399,13 +425,13 @@ class ParakeetRecognizer:
             )
             for word in words
         ]
-        return vocabulary.text(tokens.ids), inside
+        return Heard(vocabulary.text(tokens.ids), inside)
 
 
-def _fail(jobs: list[Job]) -> None:
+def _fail(jobs: list[Job], error: SpeechError) -> None:
     for job in jobs:
         if not job.done.done():
-            job.done.set_exception(EngineFailed(_CLOSED))
+            job.done.set_exception(error)
 
 
 def _noise(seconds: float) -> Samples:

@@ -1,8 +1,9 @@
-"""Features and encoder of small batches as CUDA graphs.
+"""Features and encoder of batches as CUDA graphs.
 
 Launching the encoder's kernels one by one takes 50 ms of a core, whatever the batch: longer
-than computing does, up to some minutes of audio (H100). Graphs are made once for a ladder of
-sizes, and a batch takes the smallest that holds it; larger batches, and all on a CPU, run
+than computing does, up to some minutes of audio (H100), and longer still where callers of the
+same process want the interpreter. Graphs are made once for a ladder of sizes, and a batch takes
+the smallest that holds it. Larger ones, what is longer than a window, and all on a CPU, run
 eagerly.
 """
 
@@ -17,10 +18,12 @@ from runtime.engines.cuda import is_out_of_memory, side_stream
 
 _log = logging.getLogger(__name__)
 
-MOST_S = 160.0
-"""Seconds of audio in the largest batch with a graph: computing takes as long as launching."""
+MOST_S = 360.0
+"""Seconds of audio in the largest batch with a graph: computing takes twice as long as launching,
+and the graphs keep 1.4 GiB."""
 
 _LENGTHS_S = (5.0, 10.0, 20.0)
+_HALVES = 8  # from so many rows on there is a size between a power of two and the next
 _WARM_UPS = 2  # cuFFT's plans and cuDNN's choices are made outside of a graph
 
 
@@ -37,17 +40,28 @@ class Size:
         return self.rows * self.samples
 
 
-def ladder(rows: int, window_s: float, rate: int) -> list[Size]:
-    """Sizes of batches that get a graph, the largest first."""
-    lengths = [length for length in (*_LENGTHS_S, window_s) if length <= window_s]
-    counts = [1 << power for power in range(rows.bit_length()) if 1 << power <= rows]
-    sizes = {
-        Size(count, round(length * rate))
-        for length in lengths
-        for count in counts
-        if count * length <= MOST_S
-    }
+def ladder(rows: int, windows: int, window_s: float, rate: int) -> list[Size]:
+    """Sizes of batches that get a graph, the largest first.
+
+    Args:
+        rows: The most recordings in a batch.
+        windows: How many of ``window_s`` seconds fill one.
+        window_s: The longest.
+        rate: Samples a second.
+    """
+    sizes, most_s = set(), min(windows * window_s, MOST_S)
+    for length in {min(length, window_s) for length in (*_LENGTHS_S, window_s)}:
+        samples = round(length * rate)
+        for count in _counts(min(rows, int(most_s / length))):
+            sizes.add(Size(count, samples))
     return sorted(sizes, key=lambda size: (size.padded, size.samples), reverse=True)
+
+
+def _counts(most: int) -> set[int]:
+    """Rows from 1 to ``most``: each at most a third above the one before, once there are some."""
+    powers = [1 << power for power in range(most.bit_length())]
+    between = [power + power // 2 for power in powers if power >= _HALVES]
+    return {count for count in (*powers, *between) if count < most} | {most}
 
 
 class EncoderGraphs:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
-
 from runtime.engines.parakeet.boosting import BoostingTrees, Tree
 from runtime.engines.parakeet.checkpoint import Parakeet
 from runtime.engines.parakeet.offline_graphs import EncoderGraphs, ladder
@@ -25,8 +23,17 @@ _SHORTEST_S = 1.0  # NeMo pads what is shorter with silence, on both sides (Tran
 class OfflineModel:
     """NeMo's modules as the offline engine calls them; on one thread."""
 
-    def __init__(self, parakeet: Parakeet, rows: int, window_s: float, longest_s: float) -> None:
-        """A batch has at most ``rows``, of ``window_s`` each; ``longest_s`` is taken alone.
+    def __init__(
+        self, parakeet: Parakeet, rows: int, windows: int, window_s: float, longest_s: float
+    ) -> None:
+        """What a batch can have.
+
+        Args:
+            parakeet: The checkpoint, restored.
+            rows: At most so many recordings,
+            windows: and together as many samples as so many windows have.
+            window_s: Seconds of a window; what is longer goes alone.
+            longest_s: Seconds of the longest.
 
         Attributes:
             free: Samples of padding that cost no more than launching kernels does.
@@ -45,7 +52,10 @@ class OfflineModel:
         self.free = 0
         graphs = parakeet.device == "cuda"
         self._stream = _new_stream() if graphs else None
-        sizes = ladder(rows, window_s, geometry.sample_rate) if graphs else []
+        # Each call ends before the next one fills it.
+        largest = windows * round(window_s * geometry.sample_rate)
+        self._staging: Any = _page_locked(largest) if graphs else None
+        sizes = ladder(rows, windows, window_s, geometry.sample_rate) if graphs else []
         self._encoder_graphs = EncoderGraphs(self._encode_signal, sizes)
         self._plain = _decoding(self._model, graphs, boosting=False)
         self._boosting = _decoding(self._model, graphs, boosting=True)
@@ -88,7 +98,7 @@ class OfflineModel:
         return max(0, self._shortest - samples) // 2
 
     def prepare(self) -> None:
-        """Make the graphs: both searches' for the largest batch, the encoder's for small ones."""
+        """Make the graphs: both searches' for the largest batch, the encoder's for all sizes."""
         import torch
 
         if self._stream is None:
@@ -116,11 +126,7 @@ class OfflineModel:
         import torch
 
         def fill(signal: Any, lengths: Any) -> None:
-            for row, samples in zip(signal, batch, strict=False):
-                before = self.padding(len(samples))
-                # Torch warns of memory that it must not write to.
-                sound = np.require(samples, dtype=np.float32, requirements=["C", "W"])
-                row[before : before + len(sound)].copy_(torch.from_numpy(sound))
+            signal[: len(batch), : max(sizes)].copy_(self._padded(batch, max(sizes)))
             lengths[: len(batch)].copy_(torch.tensor(sizes))
 
         sizes = [max(len(samples), self._shortest) for samples in batch]
@@ -132,6 +138,19 @@ class OfflineModel:
             fill(signal, lengths)
             encoded = self._encode_signal(signal, lengths)
         return encoded
+
+    def _padded(self, batch: Sequence[Samples], longest: int) -> Any:
+        """A batch on the host, ``(rows, longest)``: it goes to the device as one."""
+        import torch
+
+        shape = len(batch), longest
+        staged = self._staging is not None and len(batch) * longest <= len(self._staging)
+        sounds = self._staging[: len(batch) * longest].view(shape) if staged else torch.empty(shape)
+        for row, samples in zip(sounds.numpy(), batch, strict=True):
+            before = self.padding(len(samples))
+            after = before + len(samples)
+            row[:before], row[before:after], row[after:] = 0.0, samples, 0.0
+        return sounds
 
     def _encode_signal(self, signal: Any, lengths: Any) -> tuple[Any, Any]:
         encoder = self._model.encoder
@@ -165,6 +184,12 @@ def _new_stream() -> Any:
     import torch
 
     return torch.cuda.Stream()
+
+
+def _page_locked(numbers: int) -> Any:
+    import torch
+
+    return torch.empty(numbers, pin_memory=True)
 
 
 def _keep_memory(*decodings: Any) -> None:

@@ -12,7 +12,7 @@ from runtime.engines.options import one_of, seconds
 
 WINDOW_S = 30.0
 MAX_WINDOW_S = 1440.0  # 24 minutes: what NVIDIA's card of parakeet-tdt-0.6b-v2 promises
-MAX_SLOTS = 24  # as many windows of 30 s, or 72 of 10 s, keep an H100 busy
+MAX_SLOTS = 12  # as many windows of 30 s, or 36 of 10 s, keep an H100 busy
 _SHORTEST_ROW_S = 5.0  # of a full batch; of shorter ones there would be more than it gains
 _MOST_ROWS = 4  # to a slot
 

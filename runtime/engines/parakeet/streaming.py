@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.engines.cuda import HUNG_S
+from runtime.engines.cuda import HUNG_S, share_interpreter
 from runtime.engines.nemo import pick_device
 from runtime.engines.parakeet.checkpoint import inspect, load
 from runtime.engines.parakeet.chunks import Chunk
@@ -42,10 +41,6 @@ if TYPE_CHECKING:
     from runtime.engines.parakeet.step import StreamingModel
 
 _log = logging.getLogger(__name__)
-
-_SWITCH_S = 0.0005
-"""How soon the model's thread gets the interpreter when it has waited for the device: each of
-its few calls would else wait for up to 5 ms while the event loop is busy."""
 
 
 class StreamingParakeetRecognizer:
@@ -126,7 +121,7 @@ class StreamingParakeetRecognizer:
         """Restore the checkpoint, allocate all slots, and capture the graphs."""
         report = await self._worker.run(self._load)
         if self._model is not None and report.details["device"] == "cuda":
-            sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
+            share_interpreter()
             self._hung_s = HUNG_S
         self._loop.start(self._model)
         return report
