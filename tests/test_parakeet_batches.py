@@ -8,15 +8,14 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.engines.parakeet.batches import PATIENCE_S, Job, Waiting, urgency
-from runtime.engines.parakeet.words import Tokens
+from runtime.engines.parakeet.batches import PATIENCE_S, Heard, Job, Waiting, urgency
 
 SECOND = 100  # samples: lengths are all that counts here
 WINDOW = 30 * SECOND
 
 
 def job(seconds: float, due: float = 0.0) -> Job:
-    done: asyncio.Future[Tokens] = asyncio.Future(loop=LOOP)
+    done: asyncio.Future[Heard] = asyncio.Future(loop=LOOP)
     return Job(np.zeros(round(seconds * SECOND), dtype=np.float32), None, due, done)
 
 
