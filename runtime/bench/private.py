@@ -1,4 +1,4 @@
-"""A daemon of one's own: on free ports, in a folder of its own, gone when done."""
+"""A daemon of one's own: on free ports, in a folder of its own, gone when done, or killed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ import yaml
 
 from runtime.errors import SpeechError
 from runtime.settings import Settings
+
+_SPEECH = [sys.executable, "-m", "runtime.cli.main"]
+_STOP_AT_END = """
+import shutil, subprocess, sys
+sys.stdin.read()
+subprocess.run(sys.argv[2:])
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
 
 
 def place(settings: Settings) -> dict[str, str]:
@@ -40,16 +48,36 @@ def private_daemon(document: dict[str, Any]) -> Iterator[Settings]:
         config.write_text(yaml.safe_dump(document), encoding="utf-8")
         settings = Settings(state_dir=Path(folder) / "state", temp_dir=Path(folder) / "ray")
         environment = os.environ | place(settings)
-        speech = [sys.executable, "-m", "runtime.cli.main"]
-        started = subprocess.run(
-            [*speech, "up", str(config), "--detach"],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        if started.returncode:
-            raise SpeechError(f"The daemon did not start:\n{started.stderr}")
+        with _ending_with_this_process(folder, environment):
+            started = subprocess.run(
+                [*_SPEECH, "up", str(config), "--detach"],
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            if started.returncode:
+                raise SpeechError(f"The daemon did not start:\n{started.stderr}")
+            try:
+                yield settings
+            finally:
+                subprocess.run([*_SPEECH, "down"], env=environment, capture_output=True)
+
+
+@contextmanager
+def _ending_with_this_process(folder: str, environment: dict[str, str]) -> Iterator[None]:
+    """Have the daemon stopped, and its folder removed, should this process be killed meanwhile.
+
+    It would keep a GPU's memory, and nobody knows where to find it.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", _STOP_AT_END, folder, *_SPEECH, "down"],
+        stdin=subprocess.PIPE,  # which ends with this process, whatever ends it
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment,
+    ) as watching:
         try:
-            yield settings
+            yield
         finally:
-            subprocess.run([*speech, "down"], env=environment, capture_output=True, check=False)
+            watching.kill()
