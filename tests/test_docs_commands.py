@@ -51,7 +51,8 @@ def wrong(line: str) -> str:
 
 
 def known(command: Any) -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    names = (name for p in command.params for name in (*p.opts, *p.secondary_opts))
+    return {*names, "--help"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
