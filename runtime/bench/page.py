@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,12 @@ def _plot(report: dict[str, Any], target: Path) -> bool:
             [values["p90"] for _, values in points],
             alpha=0.15,
         )
-    _over_streams(axes, streams, "ms (p50, shaded to p90)")
+    _over_streams(axes, series, "ms (p50, shaded to p90)")
     for label, reached in throughput.items():
         streams = [count for count, _ in reached]
         panels[0][1].plot(streams, [value for _, value in reached], marker="o", label=label)
     if throughput:
-        _over_streams(panels[0][1], streams, "seconds of audio a second, all streams")
+        _over_streams(panels[0][1], throughput, "seconds of audio a second, all streams")
     figure.savefig(target, metadata={"Date": None})
     pyplot.close(figure)
     return True
@@ -165,7 +166,8 @@ def _throughput(report: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
     return {path: points for path, points in found.items() if len(points) > 1}
 
 
-def _over_streams(axes: Any, streams: list[int], label: str) -> None:
+def _over_streams(axes: Any, lines: Mapping[str, Sequence[tuple[int, Any]]], label: str) -> None:
+    streams = sorted({count for points in lines.values() for count, _ in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(streams, [str(count) for count in streams])
     axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
