@@ -113,3 +113,46 @@ def test_two_hundred_turns_keep_their_order_and_memory(
     assert texts == [f"I heard {160 * count} samples." for count in blocks]
     assert tasks_after <= tasks_before + 2
     assert after - before < 8 << 20, f"{(after - before) / 2**20:.1f} MiB more"
+
+
+def test_what_is_heard_and_said_in_a_call_is_traced(line: None, daemon: Settings, run: Any) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="needs opentelemetry-sdk")
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from pipecat.frames.frames import (
+        InputAudioRawFrame,
+        TranscriptionFrame,
+        TTSSpeakFrame,
+        TTSStoppedFrame,
+        VADUserStartedSpeakingFrame,
+        VADUserStoppedSpeakingFrame,
+    )
+    from pipecat.utils.tracing.setup import setup_tracing
+    from pipecat_calls import Call
+
+    from runtime.bots import ServeSTTService, ServeTTSService
+
+    spans = InMemorySpanExporter()
+    assert setup_tracing("bots", exporter=spans)
+    ears = ServeSTTService(daemon=daemon, settings=ServeSTTService.Settings(model="scripted"))
+    mouth = ServeTTSService(daemon=daemon, settings=ServeTTSService.Settings(model="scripted"))
+
+    async def talk() -> None:
+        async with Call(ears, mouth, tracing=True) as call:
+            await call.send(VADUserStartedSpeakingFrame())
+            await call.send(*(InputAudioRawFrame(bytes(640), 16_000, 1) for _ in range(5)))
+            await call.send(VADUserStoppedSpeakingFrame(stop_secs=0.2))
+            await call.next(TranscriptionFrame)
+            await call.send(TTSSpeakFrame("Hello there."))
+            await call.next(TTSStoppedFrame)
+
+    run(talk())
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.force_flush()
+    traced = {span.name: dict(span.attributes or {}) for span in spans.get_finished_spans()}
+    assert traced["stt"]["transcript"] == "800 samples"
+    assert traced["stt"]["is_final"]
+    assert traced["tts"]["text"] == "Hello there."
+    assert traced["tts"]["metrics.ttfb"] > 0

@@ -42,7 +42,9 @@ class Call:
     ``down`` and ``up`` hold the frames that have left it in each direction.
     """
 
-    def __init__(self, *processors: FrameProcessor, out_rate: int = 8_000) -> None:
+    def __init__(
+        self, *processors: FrameProcessor, out_rate: int = 8_000, tracing: bool = False
+    ) -> None:
         self.down: list[Frame] = []
         self.up: list[Frame] = []
         self.news = asyncio.Event()
@@ -52,6 +54,7 @@ class Call:
             Pipeline([source, *processors, sink]),
             cancel_on_idle_timeout=False,
             enable_rtvi=False,
+            enable_tracing=tracing,
             params=PipelineParams(
                 audio_in_sample_rate=IN_RATE,
                 audio_out_sample_rate=out_rate,
