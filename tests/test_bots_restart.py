@@ -17,7 +17,6 @@ from daemons import SUPPORT, place
 from runtime.bench.transport import document
 from runtime.settings import Settings
 
-pytest.importorskip("pipecat", reason="needs the extra `bots`")
 pytestmark = pytest.mark.cluster
 
 CALL = """
