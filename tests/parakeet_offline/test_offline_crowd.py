@@ -61,7 +61,7 @@ def test_a_caller_who_leaves_is_not_recognised_and_frees_its_slot(
         leaving = [
             asyncio.create_task(engine.transcribe(babble(2.0, seed=n), FILE)) for n in range(3)
         ]
-        await until(lambda: len(engine._waiting) == 3)
+        await until(lambda: len(engine._batching.waiting) == 3)
         for task in leaving:
             task.cancel()
         await asyncio.gather(first, *leaving, return_exceptions=True)
@@ -89,21 +89,23 @@ def test_the_one_that_is_due_goes_before_those_that_came_first(
 def test_those_who_come_back_are_waited_for_unless_others_wait(
     engine: ParakeetRecognizer, watched: Watched, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_once_s", 60.0)  # worth any wait, as long as they keep coming
+    monkeypatch.setattr(
+        engine._batching, "once_s", 60.0
+    )  # worth any wait, as long as they keep coming
     gathered: list[int] = []
-    gather = engine._gather
+    gather = engine._batching._gather
 
     async def gathering(count: int) -> None:
         gathered.append(count)
         await gather(count)
 
-    monkeypatch.setattr(engine, "_gather", gathering)
+    monkeypatch.setattr(engine._batching, "_gather", gathering)
 
     async def main() -> None:
         first = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
         await until(lambda: bool(watched.batches))
         crowd = asyncio.create_task(together(engine, *[babble(2.0)] * (ROWS + ROWS // 2)))
-        await until(lambda: len(engine._waiting) == ROWS + ROWS // 2)
+        await until(lambda: len(engine._batching.waiting) == ROWS + ROWS // 2)
         await first
         await crowd
 
@@ -169,7 +171,7 @@ def test_what_waits_when_the_engine_is_closed_is_told(
 
     async def main() -> list[Any]:
         calls = [asyncio.create_task(other.transcribe(babble(3.0), FILE)) for _ in range(3)]
-        await until(lambda: other._serving is not None)
+        await until(lambda: other._batching._serving is not None)
         await other.close()
         return await asyncio.gather(*calls, return_exceptions=True)
 

@@ -2,7 +2,7 @@
 
 What fits into memory is recognised in one piece with full attention, as NeMo's ``transcribe()``
 does it; what is longer is cut into windows (``recording.py``). Batches form while the one
-before runs (``batches.py``); short recordings never wait behind more than a few windows of a
+before runs (``batching.py``); short recordings never wait behind more than a few windows of a
 long one. A stream in mode ``live`` is cut by the voice activity detector of the embedded
 engines and its utterances recognised as wholes: for real live recognition there is the engine
 ``parakeet-streaming``.
@@ -21,8 +21,6 @@ import numpy as np
 
 from runtime.audio import silence_invalid
 from runtime.engines.cuda import (
-    as_engine_error,
-    is_device_failure,
     release_cached,
     share_interpreter,
 )
@@ -30,8 +28,9 @@ from runtime.engines.embedded.segmenter import Segmenter, SegmentRules
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
 from runtime.engines.nemo import pick_device
-from runtime.engines.parakeet.batches import Heard, Job, Waiting, urgency
-from runtime.engines.parakeet.boosting import MAX_PHRASES, Boost
+from runtime.engines.parakeet.batches import Heard, Waiting
+from runtime.engines.parakeet.batching import Batching
+from runtime.engines.parakeet.boosting import MAX_PHRASES, Boost, Tree
 from runtime.engines.parakeet.checkpoint import inspect, load
 from runtime.engines.parakeet.footprint import longest_s
 from runtime.engines.parakeet.offline_model import OfflineModel
@@ -41,7 +40,7 @@ from runtime.engines.parakeet.windows import SAMPLE_RATE, Layout
 from runtime.engines.parakeet.words import Tokens, sentences, utterance
 from runtime.engines.steps import StepLog
 from runtime.engines.worker import ModelWorker
-from runtime.errors import CheckpointError, EngineFailed, Overloaded, SpeechError
+from runtime.errors import CheckpointError, EngineFailed, Overloaded
 from runtime.memory.footprint import GIB
 from runtime.models.store import path_of
 from runtime.speech import (
@@ -60,7 +59,6 @@ _CLOSED = "parakeet has been closed."
 _SILENT = 1e-4  # full scale is 1: three steps of 16 bits, below any microphone's own noise
 _CONTEXT_S = 2.0  # what a window sees beyond its cuts: several words
 _SEARCH_S = 5.0  # of speech there is a pause in almost any 5 s
-_PAUSE_S = 0.002  # between the arrivals of callers who come back together
 _AHEAD = 2  # windows of a stream under way: its caller keeps no more than a minute to say again
 
 
@@ -112,15 +110,11 @@ class ParakeetRecognizer:
         self._worker = ModelWorker("parakeet", extra="nemo")
         self._gate = ModelWorker("parakeet-gate")
         self._model: OfflineModel | None = None
-        self._waiting = Waiting(self._rows, self._window, self._slots * self._window)
-        self._arrived = asyncio.Event()
-        self._once_s = 0.0  # what a batch costs beyond its audio
-        self._serving: asyncio.Task[None] | None = None
-        self._answering: set[asyncio.Task[None]] = set()
+        waiting = Waiting(self._rows, self._window, self._slots * self._window)
+        self._batching = Batching(waiting, self._worker, self._recognize, self._read)
         self._streams: set[SegmentStream | RecordingStream] = set()
         self._whole = 0  # recordings in one piece under way
         self._steps = StepLog()
-        self._lost: SpeechError | None = None
         self._closed = False
 
     @property
@@ -138,8 +132,8 @@ class ParakeetRecognizer:
         Raises:
             EngineFailed: The device is lost.
         """
-        if self._lost is not None:
-            raise self._lost
+        if self._batching.lost is not None:
+            raise self._batching.lost
 
     async def load(self) -> LoadReport:
         """Restore the checkpoint and recognise a second of noise."""
@@ -198,11 +192,11 @@ class ParakeetRecognizer:
 
         def free() -> int:
             once_s = _seconds(model, [_noise(1.0)]) - per_sample * SAMPLE_RATE
-            self._once_s = max(0.0, once_s)
-            return round(min(self._once_s / per_sample, self._slots * self._window))
+            self._batching.once_s = max(0.0, once_s)
+            return round(min(self._batching.once_s / per_sample, self._slots * self._window))
 
         model.free = free()  # by eager launches; from now on graphs are used
-        self._waiting.free = free()
+        self._batching.waiting.free = free()
 
     def open(self, options: RecognitionOptions) -> RecognitionStream:
         """Take a slot for a stream; see ``Recognizer.open``."""
@@ -241,16 +235,14 @@ class ParakeetRecognizer:
     async def close(self) -> None:
         """Drop all streams and the model."""
         self._closed = True
-        if self._serving is not None:
-            self._serving.cancel()
+        self._batching.close(EngineFailed(_CLOSED))
         for stream in tuple(self._streams):
             await stream.close()
-        _fail(self._waiting.drain(), EngineFailed(_CLOSED))
         self._gate.close()
         self._worker.close()
         await self._gate.finished()
         await self._worker.finished()
-        await asyncio.gather(*self._answering)
+        await self._batching.finished()
         self._model = None
 
     @property
@@ -332,83 +324,15 @@ class ParakeetRecognizer:
         model = self._loaded
         if not len(samples) or float(np.abs(samples).max()) < _SILENT:
             return Heard("", [])
-        loop = asyncio.get_running_loop()
         boost = None
         if options.phrases:
             phrases = Boost(tuple(options.phrases), options.boost)
             boost = await asyncio.to_thread(model.trees.tree, phrases)
-        job = Job(samples, boost, urgency(loop.time(), deadline_s), loop.create_future())
-        self._waiting.put(job)
-        self._arrived.set()
-        if self._serving is None:
-            self._serving = asyncio.create_task(self._serve())
-        return await job.done
+        return await self._batching.hear(samples, boost, deadline_s)
 
-    async def _serve(self) -> None:
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while batch := self._waiting.take():
-                await self._run(batch)
-                if 1 < len(batch) > 2 * len(self._waiting):
-                    await self._gather(len(batch))
-
-    async def _gather(self, count: int) -> None:
-        """Let those who were answered together, and ask again, come together.
-
-        Unless others wait already, who are heard while these come back. As long as they keep
-        coming, and no longer than it costs to recognise the first of them in a batch of its own.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._once_s
-        here = -1
-        while here < len(self._waiting) < count and loop.time() < until:
-            here = len(self._waiting)
-            await asyncio.sleep(_PAUSE_S)
-
-    async def _run(self, batch: list[Job]) -> None:
-        model = self._loaded
-        sounds = [job.samples for job in batch]
-        boosts = [job.boost for job in batch]
-        try:
-            found = await self._worker.run(self._recognize, model, sounds, boosts)
-        except SpeechError as error:
-            if isinstance(error.__cause__, Exception) and is_device_failure(error.__cause__):
-                self._lost = error
-            if len(batch) == 1:
-                if not batch[0].done.done():
-                    batch[0].done.set_exception(error)
-                return
-            for job in batch:  # only the one that it failed of shall fail
-                if not job.done.done():
-                    await self._run([job])
-        except asyncio.CancelledError:
-            _fail(batch, EngineFailed(_CLOSED))
-            raise
-        else:
-            answering = asyncio.create_task(self._answer(batch, found))
-            self._answering.add(answering)
-            answering.add_done_callback(self._answering.discard)
-
-    def _recognize(self, model: OfflineModel, sounds: Any, boosts: Any) -> list[Tokens]:
+    def _recognize(self, sounds: Sequence[Samples], boosts: Sequence[Tree | None]) -> list[Tokens]:
         with self._steps.timed("batch", len(sounds)):
-            return model.recognize(sounds, boosts)
-
-    async def _answer(self, batch: list[Job], found: list[Tokens]) -> None:
-        """Tell callers what was heard, while the next batch runs."""
-        try:
-            heard = await asyncio.to_thread(self._read_all, batch, found)
-        except Exception as error:
-            _fail(batch, as_engine_error(error, "parakeet"))
-            return
-        for job, one in zip(batch, heard, strict=True):
-            if not job.done.done():
-                job.done.set_result(one)
-
-    def _read_all(self, batch: list[Job], found: list[Tokens]) -> list[Heard]:
-        return [
-            self._read(tokens, len(job.samples)) for job, tokens in zip(batch, found, strict=True)
-        ]
+            return self._loaded.recognize(sounds, boosts)
 
     def _read(self, tokens: Tokens, samples: int) -> Heard:
         """Text and words; times since the first sample, also where silence was put before it."""
@@ -426,12 +350,6 @@ class ParakeetRecognizer:
             for word in words
         ]
         return Heard(vocabulary.text(tokens.ids), inside)
-
-
-def _fail(jobs: list[Job], error: SpeechError) -> None:
-    for job in jobs:
-        if not job.done.done():
-            job.done.set_exception(error)
 
 
 def _noise(seconds: float) -> Samples:
