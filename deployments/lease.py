@@ -142,10 +142,6 @@ class ReplicaMemory:
         measured = []
         for where, lease in zip(self._devices, self._leases, strict=True):
             found = await asyncio.to_thread(self._measure, where)
-            if not isinstance(found, Unknown) and found > lease.claim.total:
-                # Nothing is wrong if it is the cache that is too large by what is outside of it.
-                await asyncio.to_thread(cuda.release_cached)
-                found = await asyncio.to_thread(self._measure, where)
             size = None if isinstance(found, Unknown) else found
             if isinstance(found, Unknown):
                 logger.warning("%s is not measured: %s", lease.device[1], found.reason)

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.engines.parakeet.batches import PATIENCE_S, Heard, Job, Waiting, urgency
+from runtime.engines.parakeet.offline_graphs import ladder, lengths_s
 
 SECOND = 100  # samples: lengths are all that counts here
 WINDOW = 30 * SECOND
@@ -100,3 +101,16 @@ def test_each_is_taken_once_within_the_largest_batch(
         assert longest * len(batch) - sum(len(one.samples) for one in batch) <= queue.free
         taken += batch
     assert sorted(map(id, taken)) == sorted(map(id, jobs))
+
+
+@given(st.lists(st.floats(0.1, 30.0), min_size=1, max_size=80))
+def test_a_graph_holds_every_batch_of_the_shipped_slots(seconds: list[float]) -> None:
+    lengths = [round(length * SECOND) for length in lengths_s(30.0)]
+    queue = Waiting(48, WINDOW, 12 * WINDOW, lengths)
+    queue.free = 12 * WINDOW
+    for length in seconds:
+        queue.put(job(length))
+    sizes = ladder(48, 12, 30.0, SECOND)
+    while batch := queue.take():
+        longest = max(len(one.samples) for one in batch)
+        assert any(size.rows >= len(batch) and size.samples >= longest for size in sizes)

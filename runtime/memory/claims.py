@@ -84,7 +84,8 @@ class Claim:
         An estimated workspace has room for what is outside of the allocator, and so has what a
         replica measured before: with a margin, which is the allocator's.
         """
-        return self.total - self.context - self.host - _outside(self.workspace)
+        outside = min(GRAPHS, self.workspace // 2)
+        return self.total - self.context - self.host - outside
 
 
 def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
@@ -99,8 +100,8 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
     process = REPLICA_HOST + _host([engine.footprint for engine in demand.engines])
     weights = sum(footprint.weights for footprint, _ in parts)
     workspace = sum(footprint.workspace for footprint, _ in parts)
-    outside = [_outside(footprint.workspace) for footprint, _ in parts if footprint.on_gpu]
-    workspace -= sum(outside) - max(outside, default=0)
+    sharing = [f for f, _ in parts if f.on_gpu and f.workspace >= 2 * GRAPHS]
+    workspace -= GRAPHS * max(0, len(sharing) - 1)
     if demand.measured is not None and (kind == "unified" or demand.on_gpu == (kind != "host")):
         weights, workspace = demand.measured, 0
     return Claim(
@@ -110,11 +111,6 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
         state=sum(count * footprint.state_per_slot for footprint, count in parts),
         host=0 if kind == "discrete" else process,
     )
-
-
-def _outside(workspace: int) -> int:
-    """What of it no allocator counts."""
-    return min(GRAPHS, workspace // 2)
 
 
 def _host(engines: Sequence[Footprint]) -> int:

@@ -13,19 +13,19 @@ from runtime.engines import make_recognizer
 from runtime.engines.parakeet.offline import ParakeetRecognizer
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def weights(tiny_parakeet: Callable[..., Path]) -> Path:
     return tiny_parakeet(streaming=False)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def nemo(weights: Path) -> Any:
     from tiny_parakeet import restore
 
     return restore(weights)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def engine(weights: Path, run: Run) -> Iterator[ParakeetRecognizer]:
     options = {"weights": str(weights), "device": "cpu", "slots": ROWS, "window_s": WINDOW_S}
     made = make_recognizer("parakeet", options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from runtime.errors import (
     EngineFailed,
     Overloaded,
 )
-from runtime.speech import RecognitionOptions
+from runtime.speech import RecognitionOptions, Transcript
 
 
 def test_in_a_crowd_each_hears_what_it_hears_alone(
@@ -86,33 +87,67 @@ def test_the_one_that_is_due_goes_before_those_that_came_first(
     assert 2 * RATE in watched.batches[1]
 
 
-def test_those_who_come_back_are_waited_for_unless_others_wait(
+def test_those_who_come_back_are_waited_for(
     engine: ParakeetRecognizer, watched: Watched, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        engine._batching, "once_s", 60.0
-    )  # worth any wait, as long as they keep coming
+    monkeypatch.setattr(engine._batching, "once_s", 60.0)  # worth any wait, if they keep coming
+
+    async def ask(number: int) -> None:
+        await engine.transcribe(babble(2.0, seed=number), FILE)
+        await engine.transcribe(babble(1.5, seed=number), FILE)
+
+    async def main() -> None:
+        first = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
+        await until(lambda: bool(watched.batches))
+        crowd = [asyncio.create_task(ask(number)) for number in range(ROWS)]
+        await asyncio.gather(first, *crowd)
+
+    run(main())
+    assert [len(batch) for batch in watched.batches] == [1, ROWS, ROWS]
+
+
+def test_nobody_waits_for_those_who_may_come_back_where_as_many_as_half_of_them_wait(
+    engine: ParakeetRecognizer, watched: Watched, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gathered: list[int] = []
-    gather = engine._batching._gather
 
-    async def gathering(count: int) -> None:
+    async def gather(count: int, answering: asyncio.Task[None]) -> None:
         gathered.append(count)
-        await gather(count)
 
-    monkeypatch.setattr(engine._batching, "_gather", gathering)
+    monkeypatch.setattr(engine._batching, "_gather", gather)
 
     async def main() -> None:
         first = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
         await until(lambda: bool(watched.batches))
         crowd = asyncio.create_task(together(engine, *[babble(2.0)] * (ROWS + ROWS // 2)))
-        await until(lambda: len(engine._batching.waiting) == ROWS + ROWS // 2)
-        await first
-        await crowd
+        await asyncio.gather(first, crowd)
 
     run(main())
     assert [len(batch) for batch in watched.batches] == [1, ROWS, ROWS // 2]
-    # Not after the one alone, nor after the full batch, while half as many waited.
-    assert gathered == [ROWS // 2]
+    assert gathered == [ROWS // 2], "those of the last batch"
+
+
+def test_one_whose_words_cannot_be_read_fails_alone(
+    engine: ParakeetRecognizer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = engine._batching._read
+
+    def reading(tokens: Any, samples: int) -> Any:
+        if samples == round(1.7 * RATE):
+            raise ValueError("unreadable")
+        return read(tokens, samples)
+
+    monkeypatch.setattr(engine._batching, "_read", reading)
+
+    async def main() -> list[Any]:
+        sounds = (babble(1.7), babble(1.6), babble(1.5))
+        calls = [engine.transcribe(sound, FILE) for sound in sounds]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    bad, *good = run(main())
+    assert isinstance(bad, EngineFailed)
+    assert "unreadable" in str(bad)
+    assert all(isinstance(one, Transcript) for one in good)
 
 
 def test_one_that_the_model_fails_of_fails_alone(
@@ -179,3 +214,32 @@ def test_what_waits_when_the_engine_is_closed_is_told(
     assert {type(answer) for answer in answers} == {EngineFailed}
     with pytest.raises(EngineFailed, match="has been closed"):
         run(other.transcribe(babble(1.0), FILE))
+
+
+def test_whoever_is_tried_alone_when_the_engine_is_closed_is_told(
+    weights: Path, engine: ParakeetRecognizer, run: Run
+) -> None:
+    other = make_recognizer("parakeet", {"weights": str(weights), "device": "cpu", "slots": 4})
+    assert isinstance(other, ParakeetRecognizer)
+    other._model = engine._model
+    tried: list[int] = []
+    held = threading.Event()
+
+    def recognize(sounds: Any, boosts: Any) -> Any:
+        tried.append(len(sounds))
+        if len(tried) == 2:
+            held.wait(30)
+        raise ValueError("none of these")
+
+    other._batching._recognize = recognize
+
+    async def main() -> list[Any]:
+        calls = [asyncio.create_task(other.transcribe(babble(1.0), FILE)) for _ in range(5)]
+        await until(lambda: tried == [len(calls), 1])
+        closing = asyncio.create_task(other.close())
+        await asyncio.sleep(0)
+        held.set()
+        await closing
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(answer) for answer in run(main())} == {EngineFailed}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -55,13 +57,15 @@ def urgency(now: float, deadline_s: float | None) -> float:
 class Waiting:
     """The jobs that wait."""
 
-    def __init__(self, rows: int, window: int, padded: int) -> None:
+    def __init__(self, rows: int, window: int, padded: int, lengths: Sequence[int] = ()) -> None:
         """What a batch can have.
 
         Args:
             rows: At most so many recordings.
             window: Of at most so many samples; what is longer goes alone.
             padded: And of so many together, padding included: what there is memory for.
+            lengths: Samples that rows are made of, ascending: with more than one, each counts
+                as long as the next of these.
 
         Attributes:
             free: Samples of padding that cost no more than another batch does.
@@ -69,6 +73,7 @@ class Waiting:
         self._rows = rows
         self._window = window
         self._padded = padded
+        self._lengths = lengths
         self._jobs: list[Job] = []
         self.free = 0
 
@@ -95,9 +100,10 @@ class Waiting:
                 if len(batch) == self._rows:
                     break
                 length = len(job.samples)
-                padded = max(longest, length) * (len(batch) + 1)
-                if length > self._window or padded > self._padded:
+                rows, widest = len(batch) + 1, max(longest, length)
+                if length > self._window or rows * self._made(widest) > self._padded:
                     continue
+                padded = rows * widest
                 if padded - heard - length > self.free:
                     continue
                 batch.append(job)
@@ -105,6 +111,10 @@ class Waiting:
         chosen = set(map(id, batch))
         self._jobs = [job for job in self._jobs if id(job) not in chosen]
         return batch
+
+    def _made(self, length: int) -> int:
+        at = bisect_left(self._lengths, length)
+        return self._lengths[at] if at < len(self._lengths) else length
 
     def drain(self) -> list[Job]:
         """Take all jobs out."""

@@ -14,6 +14,7 @@ from runtime.engines.nvidia import CUDA_HOST, HOST, RESERVE, megabytes
 from runtime.engines.parakeet.offline_graphs import MOST_S
 from runtime.engines.parakeet.offline_options import (
     MAX_WINDOW_S,
+    WINDOW_S,
     OfflineOptions,
     read_offline_options,
 )
@@ -42,7 +43,7 @@ _QUERY_COPIES = 4  # of what each head asks and finds, as wide as a frame; and t
 # In a graph, which gives back at once: 160 s of audio kept 0.61 GiB, 360 s 1.36.
 _GRAPH_COPIES = 2.5
 # Bytes that the graphs of both searches keep, with phrases and without: cuBLAS's for each of their
-# streams, and what a row has. 48 rows kept 0.61 GiB, 96 0.72.
+# streams, and what a row of 30 s has. 48 rows kept 0.61 GiB, 96 0.72.
 _SEARCHES = 530_000_000
 _SEARCH_ROW = 2_550_000
 _OVERLAP_MELS = 9  # frames of features that a step sees again (NeMo: pre_encode_cache_size)
@@ -118,8 +119,11 @@ def _batch_bytes(offline: OfflineOptions) -> tuple[int, int]:
 def _graph_bytes(offline: OfflineOptions) -> int:
     """What graphs keep for themselves: the encoder's as much as the largest of them needs."""
     audio_s = min(MOST_S, offline.common.batch * offline.window_s)
-    convolution = _convolution_numbers(offline.common.model, audio_s) * offline.common.number
-    return round(convolution * _GRAPH_COPIES) + _SEARCHES + offline.rows * _SEARCH_ROW
+    model, window = offline.common.model, offline.window_s
+    convolution = round(_convolution_numbers(model, audio_s) * _GRAPH_COPIES)
+    layer = int(audio_s / window) * _layer_numbers(model, window)
+    row = _SEARCH_ROW * max(1.0, window / WINDOW_S)
+    return max(convolution, layer) * offline.common.number + _SEARCHES + round(offline.rows * row)
 
 
 def _numbers(model: ParakeetModel, window_s: float, score_copies: int = _SCORE_COPIES) -> int:

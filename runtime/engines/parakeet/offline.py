@@ -33,6 +33,7 @@ from runtime.engines.parakeet.batching import Batching
 from runtime.engines.parakeet.boosting import MAX_PHRASES, Boost, Tree
 from runtime.engines.parakeet.checkpoint import inspect, load
 from runtime.engines.parakeet.footprint import longest_s
+from runtime.engines.parakeet.offline_graphs import lengths_s
 from runtime.engines.parakeet.offline_model import OfflineModel
 from runtime.engines.parakeet.offline_options import read_offline_options
 from runtime.engines.parakeet.recording import RecordingStream
@@ -110,7 +111,8 @@ class ParakeetRecognizer:
         self._worker = ModelWorker("parakeet", extra="nemo")
         self._gate = ModelWorker("parakeet-gate")
         self._model: OfflineModel | None = None
-        waiting = Waiting(self._rows, self._window, self._slots * self._window)
+        lengths = [round(length * SAMPLE_RATE) for length in lengths_s(window_s)]
+        waiting = Waiting(self._rows, self._window, self._slots * self._window, lengths)
         self._batching = Batching(waiting, self._worker, self._recognize, self._read)
         self._streams: set[SegmentStream | RecordingStream] = set()
         self._whole = 0  # recordings in one piece under way
@@ -235,7 +237,7 @@ class ParakeetRecognizer:
     async def close(self) -> None:
         """Drop all streams and the model."""
         self._closed = True
-        self._batching.close(EngineFailed(_CLOSED))
+        self._batching.close(_CLOSED)
         for stream in tuple(self._streams):
             await stream.close()
         self._gate.close()

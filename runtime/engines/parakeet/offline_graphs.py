@@ -22,7 +22,7 @@ MOST_S = 360.0
 """Seconds of audio in the largest batch with a graph: computing takes twice as long as launching,
 and the graphs keep 1.4 GiB."""
 
-_LENGTHS_S = (5.0, 10.0, 20.0)
+_LENGTHS_S = (5.0, 7.5, 10.0, 15.0, 20.0)
 _HALVES = 8  # from so many rows on there is a size between a power of two and the next
 _WARM_UPS = 2  # cuFFT's plans and cuDNN's choices are made outside of a graph
 
@@ -50,15 +50,22 @@ def ladder(rows: int, windows: int, window_s: float, rate: int) -> list[Size]:
         rate: Samples a second.
     """
     sizes, most_s = set(), min(windows * window_s, MOST_S)
-    for length in {min(length, window_s) for length in (*_LENGTHS_S, window_s)}:
+    for length in lengths_s(window_s):
         samples = round(length * rate)
         for count in _counts(min(rows, int(most_s / length))):
             sizes.add(Size(count, samples))
     return sorted(sizes, key=lambda size: (size.padded, size.samples), reverse=True)
 
 
+def lengths_s(window_s: float) -> list[float]:
+    """How long the rows of batches are made, in seconds, the shortest first."""
+    return sorted({min(length, window_s) for length in (*_LENGTHS_S, window_s)})
+
+
 def _counts(most: int) -> set[int]:
     """Rows from 1 to ``most``: each at most a third above the one before, once there are some."""
+    if not most:
+        return set()
     powers = [1 << power for power in range(most.bit_length())]
     between = [power + power // 2 for power in powers if power >= _HALVES]
     return {count for count in (*powers, *between) if count < most} | {most}

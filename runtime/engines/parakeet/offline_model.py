@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime.engines.parakeet.boosting import BoostingTrees, Tree
 from runtime.engines.parakeet.checkpoint import Parakeet
-from runtime.engines.parakeet.offline_graphs import EncoderGraphs, ladder
+from runtime.engines.parakeet.offline_graphs import MOST_S, EncoderGraphs, ladder
 from runtime.engines.parakeet.words import Tokens, Vocabulary
 from runtime.speech import Samples
 
@@ -53,7 +53,7 @@ class OfflineModel:
         graphs = parakeet.device == "cuda"
         self._stream = _new_stream() if graphs else None
         # Each call ends before the next one fills it.
-        largest = windows * round(window_s * geometry.sample_rate)
+        largest = round(min(windows * window_s, MOST_S) * geometry.sample_rate)
         self._staging: Any = _page_locked(largest) if graphs else None
         sizes = ladder(rows, windows, window_s, geometry.sample_rate) if graphs else []
         self._encoder_graphs = EncoderGraphs(self._encode_signal, sizes)
