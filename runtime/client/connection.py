@@ -246,8 +246,9 @@ async def give_up(handles: Iterable[DeploymentHandle]) -> None:
     """
     for handle in handles:
         with contextlib.suppress(Exception):
-            await handle.shutdown_async()
             _ask_no_more(handle)
+        with contextlib.suppress(Exception):
+            await handle.shutdown_async()
     await asyncio.sleep(0)  # what has come already, while Ray is still there
 
 

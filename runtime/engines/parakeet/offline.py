@@ -20,10 +20,7 @@ from typing import Any
 import numpy as np
 
 from runtime.audio import silence_invalid
-from runtime.engines.cuda import (
-    release_cached,
-    share_interpreter,
-)
+from runtime.engines.cuda import release_cached, share_interpreter
 from runtime.engines.embedded.segmenter import Segmenter, SegmentRules
 from runtime.engines.embedded.silero import SileroProbability
 from runtime.engines.embedded.stream import Decoded, SegmentStream
@@ -197,7 +194,7 @@ class ParakeetRecognizer:
             self._batching.once_s = max(0.0, once_s)
             return round(min(self._batching.once_s / per_sample, self._slots * self._window))
 
-        model.free = free()  # by eager launches; from now on graphs are used
+        model.free = free()  # a second by eager launches; from now on by its graph
         self._batching.waiting.free = free()
 
     def open(self, options: RecognitionOptions) -> RecognitionStream:
