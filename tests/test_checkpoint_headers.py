@@ -173,6 +173,18 @@ def test_safetensors_are_counted_by_type(tmp_path: Path) -> None:
     assert elements(file) == {"float16": 12, "int64": 1}
 
 
+def test_tensors_that_are_left_out_by_name_are_not_counted(
+    tmp_path: Path, checkpoint: bytes
+) -> None:
+    saved(tmp_path / "a.safetensors", safetensors(TWO, 32))
+    assert elements(tmp_path / "a.safetensors", "b") == {"float16": 12}
+    whole = saved(tmp_path / "a.ckpt", checkpoint)
+    assert elements(whole, "half") == {"float32": 600, "int64": 1}
+    assert elements(whole, "weight") == COUNTED, "what another tensor shares counts"
+    archive = saved(tmp_path / "a.nemo", tar_of({"model_weights.ckpt": checkpoint}, "w:gz"))
+    assert elements(archive, "s") == {"float32": 600, "bfloat16": 50}
+
+
 def test_shards_in_a_folder_are_one_checkpoint(tmp_path: Path) -> None:
     for shard in "ab":
         saved(tmp_path / f"{shard}.safetensors", safetensors(TWO, 32))

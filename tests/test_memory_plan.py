@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memory_plans import HOST, NO_HISTORY, UNIFIED, demand, engine, gpu, plan_of, shipped, vllm
 
 from runtime.errors import ConfigError, MemoryUnknown
-from runtime.memory.claims import CONTEXT, GRAPHS, REPLICA_HOST, EngineDemand, claim_of
+from runtime.memory.claims import CONTEXT, REPLICA_HOST, EngineDemand, claim_of
 from runtime.memory.demands import demands_of, policy_of
 from runtime.memory.device import Figure, Unknown, devices, recorded
 from runtime.memory.footprint import GIB
@@ -75,16 +75,16 @@ def test_on_an_h100_weights_and_slots_are_the_gpus_and_the_processes_are_the_hos
 
 
 def test_a_claim_on_unified_memory_is_the_sum_of_its_parts_with_cudas_own_once() -> None:
-    live = engine(16, role="live", weights=2, workspace=1, state=0.5, host=1)
-    file = engine(4, role="file", weights=3, workspace=2, state=0.25, host=1.5)
+    live = engine(16, role="live", weights=2, workspace=1, state=0.5, host=1, outside=0.5)
+    file = engine(4, role="file", weights=3, workspace=2, state=0.25, host=1.5, outside=0.25)
     claim = claim_of(demand(live, file), (16, 4), "unified")
     assert claim is not None
     assert (claim.context, claim.weights) == (CONTEXT, 5 * GIB)
-    assert claim.workspace == 3 * GIB - GRAPHS
+    assert claim.workspace == (3 - 0.25) * GIB, "what is outside is shared in a process"
     assert claim.state == (8 + 1) * GIB
     assert claim.host == REPLICA_HOST + 1.5 * GIB, "libraries are shared in a process"
-    assert claim.total == CONTEXT + (5 + 3 + 9) * GIB - GRAPHS + claim.host
-    assert claim.allocator == (5 + 3 + 9) * GIB - 2 * GRAPHS
+    assert claim.total == CONTEXT + (5 + 3 - 0.25 + 9) * GIB + claim.host
+    assert claim.allocator == (5 + 3 - 0.75 + 9) * GIB
 
 
 def test_the_second_engine_of_a_process_is_loaded_on_top_of_what_the_first_one_leaves() -> None:

@@ -53,7 +53,7 @@ def test_a_gb10s_remedies_are_enough_and_no_step_too_many(utilisation: float) ->
 
 def test_a_remedy_names_the_setting_its_value_and_the_new_one() -> None:
     first = plan_of(shipped("dgx-spark", neighbours=vllm(0.97)), "gb10").remedies[0]
-    assert first == "lower utilisation of neighbour vllm from 0.97 to 0.7"
+    assert first == "lower utilisation of neighbour vllm from 0.97 to 0.71"
 
 
 # --- each setting ------------------------------------------------------------

@@ -13,7 +13,6 @@ from typing import Any
 from runtime.bench.engines import CountingRecognizer, PacedSynthesizer
 from runtime.engines import footprint_of
 from runtime.engines.worker import ModelWorker
-from runtime.memory.claims import GRAPHS
 from runtime.memory.footprint import Footprint
 from runtime.speech import AudioChunk, LoadReport, SynthesisRequest
 
@@ -63,7 +62,7 @@ class _Ballast:
 
     def _work(self) -> None:
         workspace = []
-        left = self._footprint.workspace - GRAPHS - _SPARE - 3 * 2 * _SIDE**2
+        left = self._footprint.workspace - self._footprint.outside - _SPARE - 3 * 2 * _SIDE**2
         while left > 0:
             workspace.append(_tensor(min(left, _BLOCK)))
             left -= _BLOCK

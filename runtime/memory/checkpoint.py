@@ -57,7 +57,7 @@ _BROKEN = (
 _ENDLESS = 1 << 62  # bytes: how long the content of a gzip is, is not known before its end
 
 
-def elements(path: Path) -> dict[str, int]:
+def elements(path: Path, without: str = "") -> dict[str, int]:
     """Count the numbers in a checkpoint by type: ``{"float32": 300_000_000}``.
 
     What tensors share is counted once. Everything in the file counts: a checkpoint that
@@ -65,6 +65,7 @@ def elements(path: Path) -> dict[str, int]:
 
     Args:
         path: A file, or a folder: an unpacked ``.nemo``, safetensors, or one ``.nemo``.
+        without: Tensors whose names end so are not counted; by default all are.
 
     Raises:
         ConfigError: It is not such a checkpoint, or is damaged or cut off; the message
@@ -74,7 +75,8 @@ def elements(path: Path) -> dict[str, int]:
     for file in _files(path):
         try:
             with file.open("rb") as stream:
-                total.update(_count(Extent(stream, 0, os.fstat(stream.fileno()).st_size)))
+                size = os.fstat(stream.fileno()).st_size
+                total.update(_count(Extent(stream, 0, size), without))
         except _BROKEN as error:
             raise ConfigError(f"{file} is no checkpoint that can be read: {error}.") from error
         except OSError as error:
@@ -118,18 +120,18 @@ def _files(path: Path) -> list[Path]:
     raise ConfigError(f"{path} holds no {_WEIGHTS}, .safetensors or .nemo; it holds {there}.")
 
 
-def _count(file: Extent) -> dict[str, int]:
+def _count(file: Extent, without: str) -> dict[str, int]:
     head = file.peek(512)
     if head.startswith(b"PK\x03\x04"):
-        return torch_zip.count(file)
+        return torch_zip.count(file, without)
     if head.startswith(b"\x1f\x8b"):
         # Its end cannot be looked at without unpacking all of it.
         content = Extent(gzip.GzipFile(fileobj=file), 0, _ENDLESS)
-        return _count_archive(content, torch_zip.count_stream)
+        return _count_archive(content, torch_zip.count_stream, without)
     if head[257:262] == b"ustar":
-        return _count_archive(file, torch_zip.count)
+        return _count_archive(file, torch_zip.count, without)
     if head[8:9] == b"{":
-        return safetensors.count(file)
+        return safetensors.count(file, without)
     if not head:
         raise Damaged("it is empty")
     if head[:1] == b"\x80":
@@ -139,7 +141,7 @@ def _count(file: Extent) -> dict[str, int]:
     raise Damaged(f"it is neither zip, tar, gzip nor safetensors, but starts with {head[:8]!r}")
 
 
-def _count_archive(file: Extent, count: torch_zip.Count) -> dict[str, int]:
+def _count_archive(file: Extent, count: torch_zip.Count, without: str) -> dict[str, int]:
     """The weights in a tar; NeMo puts them at its top, or under ``./``."""
     seen = []
     with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -147,6 +149,6 @@ def _count_archive(file: Extent, count: torch_zip.Count) -> dict[str, int]:
             if member.size < 0:
                 raise Damaged("a header of it claims a negative size")
             if member.isfile() and Path(member.name).name == _WEIGHTS:
-                return count(Extent(file, member.offset_data, member.size))
+                return count(Extent(file, member.offset_data, member.size), without)
             seen.append(member.name)
     raise Damaged(f"it is an archive without {_WEIGHTS}; it holds {', '.join(seen[:5]) or 'none'}")

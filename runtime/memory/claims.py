@@ -15,11 +15,6 @@ logger = logging.getLogger("ray.serve")
 CONTEXT = round(0.6 * GIB)
 """Bytes of a CUDA context, which no allocator counts: 610 MiB were measured on an H100."""
 
-GRAPHS = round(0.45 * GIB)
-"""Bytes beyond it that no allocator counts either: with graphs, cuBLAS and cuDNN 680 to 980 MiB
-were measured. Estimated workspaces have room for it, which the allocator must leave; engines of one
-process share it."""
-
 REPLICA_HOST = round(0.25 * GIB)
 """Bytes of a replica's process without an engine: Python, Ray, Serve; 0.2 GiB were measured."""
 
@@ -64,13 +59,14 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one replica claims of one pool, in bytes."""
+    """What one replica claims of one pool, in bytes; ``outside`` is of its workspace."""
 
     context: int = 0
     weights: int = 0
     workspace: int = 0
     state: int = 0
     host: int = 0
+    outside: int = 0
 
     @property
     def total(self) -> int:
@@ -84,8 +80,7 @@ class Claim:
         An estimated workspace has room for what is outside of the allocator, and so has what a
         replica measured before: with a margin, which is the allocator's.
         """
-        outside = min(GRAPHS, self.workspace // 2)
-        return self.total - self.context - self.host - outside
+        return self.total - self.context - self.host - self.outside
 
 
 def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
@@ -100,16 +95,17 @@ def claim_of(demand: Demand, slots: Sequence[int], kind: Kind) -> Claim | None:
     process = REPLICA_HOST + _host([engine.footprint for engine in demand.engines])
     weights = sum(footprint.weights for footprint, _ in parts)
     workspace = sum(footprint.workspace for footprint, _ in parts)
-    sharing = [f for f, _ in parts if f.on_gpu and f.workspace >= 2 * GRAPHS]
-    workspace -= GRAPHS * max(0, len(sharing) - 1)
+    outside = max((footprint.outside for footprint, _ in parts), default=0)
+    workspace -= sum(footprint.outside for footprint, _ in parts) - outside
     if demand.measured is not None and (kind == "unified" or demand.on_gpu == (kind != "host")):
-        weights, workspace = demand.measured, 0
+        weights, workspace, outside = demand.measured, 0, 0
     return Claim(
         context=CONTEXT if demand.on_gpu and kind != "host" else 0,
         weights=weights,
         workspace=workspace,
         state=sum(count * footprint.state_per_slot for footprint, count in parts),
         host=0 if kind == "discrete" else process,
+        outside=outside,
     )
 
 

@@ -26,7 +26,9 @@ class Footprint:
         weights: Bytes of the weights, in the type they are run in.
         weights_from: Where that figure is from.
         workspace: Bytes that are needed once, however many slots there are: activations
-            that do not grow with them, graphs, the allocator's slack.
+            that do not grow with them, graphs, the allocator's slack, and what is ``outside``.
+        outside: Bytes of the workspace that no allocator counts beyond a CUDA context: modules,
+            graphs, libraries' own. Engines of one process share them.
         state_per_slot: Bytes that each slot adds: the state it keeps, and its share of the
             activations of a batch.
         host: Bytes of host memory of the process for this engine, libraries included.
@@ -48,3 +50,4 @@ class Footprint:
     max_slots: int
     formula: str = ""
     host_kept: int = 0
+    outside: int = 0

@@ -28,8 +28,10 @@ _TYPES = {
 }
 
 
-def count(file: Extent) -> dict[str, int]:
+def count(file: Extent, without: str = "") -> dict[str, int]:
     """Count the numbers in a file by type.
+
+    Tensors whose names end with ``without`` are not counted.
 
     Raises:
         Damaged: The header is not one, or does not agree with the file's length.
@@ -48,7 +50,8 @@ def count(file: Extent) -> dict[str, int]:
     end = 0
     for name, tensor in header.items():
         kind, numbers, tensor_end = _tensor(name, tensor)
-        total[kind] += numbers
+        if not (without and name.endswith(without)):
+            total[kind] += numbers
         end = max(end, tensor_end)
     if 8 + length + end != file.size:
         raise Damaged(f"it is {file.size} bytes long; by its header it would be {8 + length + end}")

@@ -14,11 +14,12 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from runtime.memory.extent import MAX_READ, Damaged, Extent
 
-Count: TypeAlias = Callable[[Extent], dict[str, int]]
+Count: TypeAlias = Callable[[Extent, str], dict[str, int]]
 
 # torch.storage: the classes by which typed storages are pickled.
 _STORAGES = {
@@ -41,8 +42,10 @@ _REFUSED = {"BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EXT1", "EXT2", "EXT
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
-def count(file: Extent) -> dict[str, int]:
+def count(file: Extent, without: str = "") -> dict[str, int]:
     """Count the numbers in a checkpoint by type, and check that the zip holds them.
+
+    Tensors of a state dict whose names end with ``without`` are not counted.
 
     Raises:
         Damaged: It is cut off, is no checkpoint, or its parts do not agree.
@@ -61,15 +64,18 @@ def count(file: Extent) -> dict[str, int]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise Damaged(f"it is a zip that is damaged or cut off ({error})") from error
     folder = index.removesuffix("data.pkl")
-    for key, (kind, size, numbers) in storages.items():
+    for key, storage in storages.items():
         entry = entries.get(f"{folder}data/{key}")
-        if entry is None or entry.file_size != numbers * size:
+        if entry is None or entry.file_size != storage.numbers * storage.size:
             there = "lacks it" if entry is None else f"has {entry.file_size} bytes of it"
-            raise Damaged(f"storage {key[:80]!r} is {numbers} numbers of {kind}; the zip {there}")
-    return _total(storages)
+            raise Damaged(
+                f"storage {key[:80]!r} is {storage.numbers} numbers of {storage.kind}; the zip "
+                f"{there}"
+            )
+    return _total(storages, without)
 
 
-def count_stream(file: Extent) -> dict[str, int]:
+def count_stream(file: Extent, without: str = "") -> dict[str, int]:
     """As ``count``, but from the start on, for where going to the end and back is dear.
 
     PyTorch writes ``data.pkl`` first. Whether its storages are there is not looked at.
@@ -85,18 +91,32 @@ def count_stream(file: Extent) -> dict[str, int]:
     if header[:4] != b"PK\x03\x04" or name.rpartition("/")[2] != "data.pkl" or method:
         raise Damaged(f"its weights are not as PyTorch writes them; they start with {name[:80]!r}")
     # How long it is may be written after it only; a pickle knows its own end.
-    return _total(_storages(file.read(min(MAX_READ, file.size))))
+    return _total(_storages(file.read(min(MAX_READ, file.size))), without)
 
 
-def _total(storages: dict[str, tuple[str, int, int]]) -> dict[str, int]:
+@dataclass(slots=True)
+class _Storage:
+    """Type, bytes a number, how many numbers, and the tensors that a state dict has in it."""
+
+    kind: str
+    size: int
+    numbers: int
+    names: set[str] = field(default_factory=set, compare=False)
+
+    def counts(self, without: str) -> bool:
+        return not (without and self.names and all(n.endswith(without) for n in self.names))
+
+
+def _total(storages: dict[str, _Storage], without: str) -> dict[str, int]:
     total: Counter[str] = Counter()
-    for kind, _, numbers in storages.values():
-        total[kind] += numbers
+    for storage in storages.values():
+        if storage.counts(without):
+            total[storage.kind] += storage.numbers
     return dict(total)
 
 
-def _storages(data: bytes) -> dict[str, tuple[str, int, int]]:
-    """By key: type, bytes a number, and how many numbers."""
+def _storages(data: bytes) -> dict[str, _Storage]:
+    """By key."""
     if len(data) > MAX_READ:
         raise Damaged("its data.pkl is far larger than a list of tensors")
     try:
@@ -118,10 +138,19 @@ def _storages(data: bytes) -> dict[str, tuple[str, int, int]]:
 
 
 class _Inert:
-    """What every name in a pickle stands for: takes anything, does nothing."""
+    """What every name in a pickle stands for: takes anything, does nothing.
+
+    Of what is made from a storage, as tensors are, it knows which.
+    """
+
+    __slots__ = ("storage",)
+    storage: _Storage | None
 
     def __new__(cls, *arguments: object, **options: object) -> _Inert:
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        first = arguments[0] if arguments else None
+        made.storage = first.storage if isinstance(first, _Inert) else None
+        return made
 
     def __init__(self, *arguments: object, **options: object) -> None:
         pass
@@ -130,7 +159,8 @@ class _Inert:
         pass
 
     def __setitem__(self, key: object, value: object) -> None:
-        pass
+        if isinstance(value, _Inert) and value.storage is not None:
+            value.storage.names.add(str(key))
 
     def append(self, item: object) -> None:
         pass
@@ -147,7 +177,7 @@ class _Reader(pickle.Unpickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="utf-8")
-        self.storages: dict[str, tuple[str, int, int]] = {}
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> type[_Inert]:
         return type(str(name), (_Inert,), {"__slots__": ()})
@@ -158,8 +188,11 @@ class _Reader(pickle.Unpickler):
                 if name not in _STORAGES:
                     raise Damaged(f"it holds numbers in a {name}, which is not known")
                 kind, size = _STORAGES[name]
-                storage = (kind, size, numbers)
-                if self.storages.setdefault(key, storage) != storage:
+                said = _Storage(kind, size, numbers)
+                storage = self.storages.setdefault(key, said)
+                if storage != said:
                     raise Damaged(f"it says two things of storage {key[:80]!r}")
-                return _Inert()
+                tensor = _Inert()
+                tensor.storage = storage
+                return tensor
         raise Damaged(f"its data.pkl refers to {str(pid)[:120]}, which is no storage")

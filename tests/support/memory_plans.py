@@ -34,6 +34,7 @@ def engine(
     state: float = 0.1,
     host: float = 0.0,
     host_kept: float = 0.0,
+    outside: float = 0.0,
     max_slots: int = 100_000,
     share: float = 1.0,
     limit: float | None = None,
@@ -49,6 +50,7 @@ def engine(
         slots,
         max_slots,
         host_kept=round(host_kept * GIB),
+        outside=round(outside * GIB),
     )
     return EngineDemand(role, name, footprint, share, None if limit is None else round(limit * GIB))
 

@@ -25,6 +25,7 @@ from runtime.engines.cuda import (
     allocator_limit,
     as_engine_error,
     is_out_of_memory,
+    release_cached,
     share_interpreter,
 )
 from runtime.engines.magpie.base import MagpieEngine
@@ -129,6 +130,7 @@ class MagpieSynthesizer(MagpieEngine):
         try:
             machine, restored = self._restore(device, normalizer)
             gc.collect()  # NeMo's model: from here on only what was taken of it is there
+            release_cached()
             started = time.perf_counter()
             codec_s = machine.warm_up()
             self._steps.take()  # they are nobody's

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from runtime.engines.compiling import Kernels
+from runtime.engines.cuda import release_cached
 from runtime.engines.graphs import Graphs
 from runtime.engines.magpie.checkpoint import Magpie
 from runtime.engines.magpie.codec import Codec, IncrementalCodec, make_codec
 from runtime.engines.magpie.decoder import Decoder, make_step
-from runtime.engines.magpie.prefill import HISTORY, Chunk, Entry, Voice
+from runtime.engines.magpie.options import TEXT_STEP, text_places
+from runtime.engines.magpie.prefill import Chunk, Entry, Voice
 from runtime.engines.magpie.scheduler import FILLS, FRAMES, Part
 from runtime.engines.magpie.state import BROKEN
 from runtime.engines.steps import StepLog
 
-_TEXT_STEP = 64  # texts are padded to multiples of this
 _TIMED = 3  # steps of each size that are timed; the quickest counts
 
 
@@ -58,7 +59,7 @@ def build(
     decoder = Decoder(
         model,
         slots,
-        max_text=-(-(max_tokens + HISTORY) // _TEXT_STEP) * _TEXT_STEP,
+        max_text=text_places(max_tokens),
         max_steps=-(-max_frames // int(model.frame_stacking_factor)),
         cfg=cfg,
         dtype=getattr(torch, magpie.dtype),
@@ -110,7 +111,7 @@ class MagpieMachine:
         self.max_frames = decoder.extent.steps * self.stacking
         slots = decoder.extent.slots
         self._rows = _buckets(slots)
-        self._texts = [*range(_TEXT_STEP, decoder.extent.text, _TEXT_STEP), decoder.extent.text]
+        self._texts = [*range(TEXT_STEP, decoder.extent.text, TEXT_STEP), decoder.extent.text]
         self._fills = _buckets(min(FILLS, slots))
         self._step_s: dict[int, float] = {}
         self._spoiled: set[int] = set()  # slots that hold numbers that are none
@@ -126,6 +127,7 @@ class MagpieMachine:
             OutOfMemory: The graphs do not fit.
         """
         self._compile()
+        release_cached()  # what choosing kernels took; graphs have memory of their own
         spare = self._decoder.spare
         nobody = Part(self._nonsense(1), 0, False, True)
         for rows in reversed(self._fills):  # the largest first: the others fit into its memory

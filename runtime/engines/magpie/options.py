@@ -19,6 +19,18 @@ MAX_FRAMES = 500
 FRAME_RATE = 22050 / 1024
 """The codec's: 1024 samples a frame at 22050 Hz."""
 
+HISTORY = 20
+"""Tokens of text before a later chunk, at the most (NeMo's ``history_len_heuristic``)."""
+
+TEXT_STEP = 64
+"""Texts are padded to multiples of so many tokens."""
+
+_TOKENS_PER_SECOND = 11
+"""Of speech: phonemes, tones, spaces and marks at a slow pace. NeMo's own bounds of a chunk
+(45 words of English, 100 characters of Chinese, for about 20 s) come to 10 to 14."""
+
+_FEWEST_TOKENS = 12
+
 CODEC_CONTEXT = 32
 """Frames of codes before a stretch that the codec must see for the stretch to come out as in
 one go: its decoder is causal and sees 25 (measured: an error of 0 at 25, of 1e-4 at 10)."""
@@ -173,3 +185,13 @@ def _number(name: str, value: object, least: float, most: float) -> float | None
     if not least <= value <= most:
         raise ConfigError(f"{name} is {value!r}; it must be from {least:g} to {most:g}.")
     return float(value)
+
+
+def chunk_tokens(seconds: float) -> int:
+    """Tokens of the longest chunk of text, where so many seconds are the most of its audio."""
+    return max(_FEWEST_TOKENS, int(seconds * _TOKENS_PER_SECOND))
+
+
+def text_places(tokens: int) -> int:
+    """Places of a slot's text: its longest chunk with the history before it, padded."""
+    return -(-(tokens + HISTORY) // TEXT_STEP) * TEXT_STEP

@@ -9,17 +9,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runtime.engines.magpie.options import chunk_tokens
 from runtime.engines.magpie.tokens import FrontEnd, Tokens
 from runtime.growing import TextCount, texts_of
 from runtime.normalization import Normalizer
 from runtime.speech import FALLBACK, SynthesisRequest
 from runtime.text import TextChunk, plan_chunks
-
-_TOKENS_PER_SECOND = 11
-"""Of speech: phonemes, tones, spaces and marks at a slow pace. NeMo's own bounds of a chunk
-(45 words of English, 100 characters of Chinese, for about 20 s) come to 10 to 14."""
-
-_FEWEST_TOKENS = 12
 
 # Characters that a tokeniser is given at once. OpenJTalk (Japanese) kills the process at
 # 8,192 bytes of text, and at a single unknown word of 1,024; others only get slow.
@@ -76,7 +71,7 @@ class TextPlanner:
         """``seconds`` of audio are the most of one chunk; what is done is added to ``counts``."""
         self._frontend = frontend
         self._normalizer = normalizer
-        self._max_tokens = max(_FEWEST_TOKENS, int(seconds * _TOKENS_PER_SECOND))
+        self._max_tokens = chunk_tokens(seconds)
         self._counts = counts
 
     @property

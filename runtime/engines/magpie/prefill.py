@@ -24,12 +24,10 @@ from runtime.engines.magpie.layers import (
     norm,
     project,
 )
+from runtime.engines.magpie.options import HISTORY
 from runtime.engines.magpie.rules import Rules
 from runtime.engines.magpie.state import NEVER, State
 from runtime.engines.magpie.weights import Layer, Weights
-
-HISTORY = 20
-"""Tokens of text before a later chunk, at the most (NeMo's ``history_len_heuristic``)."""
 
 _MICRO = 1e6
 

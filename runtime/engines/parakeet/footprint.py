@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.engines.models import ParakeetModel
-from runtime.engines.nvidia import CUDA_HOST, HOST, RESERVE, megabytes
+from runtime.engines.nvidia import CUDA_HOST, HOST, OUTSIDE, RESERVE, megabytes
 from runtime.engines.parakeet.offline_graphs import MOST_S
 from runtime.engines.parakeet.offline_options import (
     MAX_WINDOW_S,
@@ -78,6 +78,7 @@ def footprint(options: Mapping[str, Any]) -> Footprint:
         state_per_slot=held + share,
         host=_host_bytes(weights, number, on_gpu),
         host_kept=CUDA_HOST if on_gpu else 0,
+        outside=OUTSIDE if on_gpu else 0,
         slots=read.slots,
         max_slots=read.max_slots,
         formula=(
@@ -167,6 +168,7 @@ def streaming_footprint(options: Mapping[str, Any]) -> Footprint:
         state_per_slot=state,
         host=_host_bytes(weights, number, on_gpu),
         host_kept=CUDA_HOST if on_gpu else 0,
+        outside=OUTSIDE if on_gpu else 0,
         slots=read.slots,
         max_slots=read.max_slots,
         formula=(
