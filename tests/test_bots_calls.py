@@ -29,17 +29,27 @@ def line(client: Any, scripted: Any, run: Any) -> Iterator[None]:
 
 @pytest.mark.timed
 def test_a_person_is_answered_can_interrupt_and_the_loop_stays_free(
-    line: None, client: Any, daemon: Settings, run: Any
+    speech: Any, daemon: Settings
 ) -> None:
-    from runtime.bench import voice
-    from runtime.bench.asr import spoken_clips
-    from runtime.bench.corpus import SENTENCES
+    from runtime.bench.voice import LOOP_LIMIT_MS
 
-    async def converse() -> list[dict[str, Any]]:
-        clips = await spoken_clips(client, SENTENCES[:6])
-        return await voice.sweep(daemon, clips, [1], 2, lambda _: None, smart_turn=False)
+    held: list[str] = []
+    # Each conversation is a process of its own: what blocks its loop, at first or always, does so
+    # in every one. A virtual machine's clock that leaps, as it may under load, does not.
+    for _ in range(3):
+        row = _conversation(speech, daemon)
+        if row["loop_held_ms"] <= LOOP_LIMIT_MS:
+            return
+        held.append(row["loop_held_by"])
+    pytest.fail("The loop was held in every conversation:\n" + "\n".join(held))
 
-    (row,) = run(converse())
+
+def _conversation(speech: Any, daemon: Settings) -> dict[str, Any]:
+    """The row of two turns in real time, the second ended by barging in."""
+    command = "bench turn --streams 1 --utterances 2 --no-smart-turn --json"
+    result = speech(*command.split(), settings=daemon)
+    assert result.code == 0, result.err
+    (row,) = [row for row in result.json["rows"] if "voice_to_voice_ms" in row]
     assert row["voice_to_voice_ms"]["n"] + row["early_answers"] == 2
     assert row["interruption_ms"]["n"] == row["silenced_ms"]["n"] == 1
     parts = row["noticed_ms"]["p50"] + row["silenced_ms"]["p50"]
@@ -47,8 +57,7 @@ def test_a_person_is_answered_can_interrupt_and_the_loop_stays_free(
     assert row["out_of_order"] == 0
     for stage in ("vad", "llm_token", "clause", "tts_audio", "transport"):
         assert row[f"{stage}_ms"]["min"] >= 0
-    # Twice the limit: a processor that is shared counts time that it was slow.
-    assert row["loop_held_ms"] < 2 * voice.LOOP_LIMIT_MS, row["loop_held_by"]
+    return row
 
 
 def test_two_hundred_turns_keep_their_order_and_memory(
