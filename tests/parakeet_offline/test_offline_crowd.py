@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("nemo", reason="needs the extra `nemo`")
-from offline_parakeet import FILE, RATE, ROWS, Run, Watched, together, until
+from offline_parakeet import FILE, RATE, ROWS, Run, Watched, together, under_way, until
 from tiny_parakeet import babble
 
 from runtime.audio import resample
@@ -57,8 +57,7 @@ def test_a_caller_who_leaves_is_not_recognised_and_frees_its_slot(
     engine: ParakeetRecognizer, watched: Watched, run: Run
 ) -> None:
     async def main() -> None:
-        first = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
-        await until(lambda: bool(watched.batches))
+        first = await under_way(engine, watched)
         leaving = [
             asyncio.create_task(engine.transcribe(babble(2.0, seed=n), FILE)) for n in range(3)
         ]
@@ -77,8 +76,7 @@ def test_the_one_that_is_due_goes_before_those_that_came_first(
     engine: ParakeetRecognizer, watched: Watched, run: Run
 ) -> None:
     async def main() -> None:
-        running = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
-        await until(lambda: bool(watched.batches))
+        running = await under_way(engine, watched)
         due = RecognitionOptions(mode="file", language="en", deadline_s=1.0)
         calls = [engine.transcribe(babble(4.0, seed=n), FILE) for n in range(ROWS)]
         await asyncio.gather(running, *calls, engine.transcribe(babble(2.0), due))
@@ -97,8 +95,7 @@ def test_those_who_come_back_are_waited_for(
         await engine.transcribe(babble(1.5, seed=number), FILE)
 
     async def main() -> None:
-        first = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
-        await until(lambda: bool(watched.batches))
+        first = await under_way(engine, watched)
         crowd = [asyncio.create_task(ask(number)) for number in range(ROWS)]
         await asyncio.gather(first, *crowd)
 
@@ -117,8 +114,7 @@ def test_nobody_waits_for_those_who_may_come_back_where_as_many_as_half_of_them_
     monkeypatch.setattr(engine._batching, "_gather", gather)
 
     async def main() -> None:
-        first = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
-        await until(lambda: bool(watched.batches))
+        first = await under_way(engine, watched)
         crowd = asyncio.create_task(together(engine, *[babble(2.0)] * (ROWS + ROWS // 2)))
         await asyncio.gather(first, crowd)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from runtime.bench.babble import babble
 from runtime.engines.parakeet.offline import ParakeetRecognizer
 from runtime.engines.parakeet.words import Tokens
 from runtime.speech import RecognitionOptions, Samples, Transcript
@@ -36,6 +37,13 @@ async def until(condition: Callable[[], bool]) -> None:
     """Return once the model's thread, which sets no event, has got so far."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
+
+
+async def under_way(engine: ParakeetRecognizer, watched: Watched) -> asyncio.Task[Transcript]:
+    """A call of 3 s that the model, which was idle before, has begun to recognise."""
+    call = asyncio.create_task(engine.transcribe(babble(3.0), FILE))
+    await until(lambda: bool(watched.batches))
+    return call
 
 
 async def together(engine: ParakeetRecognizer, *sounds: Samples) -> list[Transcript]:
